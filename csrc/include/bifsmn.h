@@ -1,0 +1,128 @@
+/* bifsmn.h: 1-bit keyword spotting from PCM to scores.
+ *
+ * A model file (docs/format.md) holds the front end, the network at all its
+ * depths and the labels. The runtime reads it where it lies: in flash, mapped,
+ * or in memory, at any address. It allocates nothing and has no globals; all
+ * it writes is one block of memory that you give:
+ *
+ *     size_t size;
+ *     bifsmn *net;
+ *     int error = bifsmn_workspace_size(file, file_size, &size);
+ *     if (!error) error = bifsmn_open(file, file_size, malloc(size), size, &net);
+ *     if (!error) error = bifsmn_run(net, pcm, samples, 8, scores);
+ *     if (error) puts(bifsmn_message(error));
+ *
+ * There is nothing to close. The file and the workspace must outlive the
+ * handle, which lies inside the workspace. One handle serves one thread at a
+ * time; handles that share a file are independent.
+ *
+ * Build: any C99 compiler, csrc/src/ *.c with this folder in the include path,
+ * and -lm. Give -ffp-contract=off (gcc fuses multiply and add by default on
+ * machines that can), and on 32-bit x86 -msse2 -mfpmath=sse: scores are then
+ * the same on every machine. */
+
+#ifndef BIFSMN_H
+#define BIFSMN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Define as __declspec(dllexport) to build a Windows DLL. */
+#ifndef BIFSMN_API
+#define BIFSMN_API
+#endif
+
+/* Every function that can fail returns one of these; 0 is success. */
+enum bifsmn_error {
+    BIFSMN_OK,
+    BIFSMN_ERROR_ARGUMENT,  /* a pointer is NULL */
+    BIFSMN_ERROR_MAGIC,     /* not a model file */
+    BIFSMN_ERROR_VERSION,   /* another major version of the format */
+    BIFSMN_ERROR_SIZE,      /* truncated, or longer than it says */
+    BIFSMN_ERROR_CHECKSUM,  /* bytes were altered */
+    BIFSMN_ERROR_TABLE,     /* a section outside the file or inside another */
+    BIFSMN_ERROR_MISSING,   /* a section is not there, or there twice */
+    BIFSMN_ERROR_CONFIG,    /* a size of the network is zero or absurd */
+    BIFSMN_ERROR_DEPTHS,    /* depths not from layers to 1, decreasing */
+    BIFSMN_ERROR_SHAPE,     /* a section of another type or size */
+    BIFSMN_ERROR_VALUE,     /* a number that is not finite, or out of order */
+    BIFSMN_ERROR_LABELS,    /* not one label for each class */
+    BIFSMN_ERROR_WORKSPACE, /* workspace smaller than bifsmn_workspace_size */
+    BIFSMN_ERROR_SAMPLES,   /* not the samples of one decision */
+    BIFSMN_ERROR_DEPTH      /* a depth that the file does not list */
+};
+
+/* One plain sentence for an error; never NULL. */
+BIFSMN_API const char *bifsmn_message(int error);
+
+typedef struct bifsmn bifsmn;
+
+/* Check the whole file; bytes of workspace that it needs. */
+BIFSMN_API int bifsmn_workspace_size(const void *file, size_t file_size,
+                                     size_t *bytes);
+
+/* Check the whole file and make a handle. Any address will do for either. */
+BIFSMN_API int bifsmn_open(const void *file, size_t file_size,
+                           void *workspace, size_t workspace_size,
+                           bifsmn **net);
+
+struct bifsmn_info {
+    int sample_rate;             /* Hz */
+    int samples;                 /* PCM samples of one decision */
+    int hop_length;              /* samples between two frames */
+    int stride;                  /* of both convolutions, in frames and mels */
+    int frames, mels;            /* T0, M0: features of one decision */
+    int frames1, mels1;          /* T1, M1: after the first convolution */
+    int frames2, mels2;          /* T2, M2: after the second */
+    int conv1_channels;          /* C1 */
+    int conv2_channels;          /* C2 */
+    int channels;                /* C, of the residual stream */
+    int expansion;               /* E, between the two pointwise layers */
+    int layers;                  /* L, of the deepest possible network */
+    int classes;
+    int depths;                  /* depths that can run */
+    const int *depth;            /* [depths], deepest first, in the workspace */
+    const char *kernels;         /* name of the kernels in use */
+};
+
+BIFSMN_API void bifsmn_info(const bifsmn *net, struct bifsmn_info *info);
+
+/* Name of a class, UTF-8, inside the file; NULL if there is no such class. */
+BIFSMN_API const char *bifsmn_label(const bifsmn *net, int index);
+
+/* PCM to features. pcm: exactly `samples` 16-bit samples, mono, at
+ * `sample_rate` (pad a short clip yourself). features: [frames][mels]. */
+BIFSMN_API int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
+                               int8_t *features);
+
+/* Features [frames][mels] to scores [classes]: logits, the highest wins.
+ * depth: layers to run, one of those listed; deeper is slower and better. */
+BIFSMN_API int bifsmn_run_features(bifsmn *net, const int8_t *features,
+                                   int depth, float *scores);
+
+/* Both steps: PCM to scores. */
+BIFSMN_API int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples,
+                          int depth, float *scores);
+
+/* For tests: call `trace` after every stage with what it made, position by
+ * position; NULL stops it. Bits are rows of 64-bit words, 1 is +1, bit i of a
+ * row in its word i / 64. k counts the layers that run at this depth.
+ *
+ *     "features"   int8  [T0][M0]     "memory" k      float [T2][C]
+ *     "conv1"      bits  [T1][M1][C1] "pointwise1" k  bits  [T2][E]
+ *     "conv2"      bits  [T2][M2][C2] "pointwise2" k  float [T2][C]
+ *     "fc"         float [T2][C]      "scores"        float [classes]   */
+typedef void bifsmn_trace(void *user, const char *stage, int k,
+                          const void *data, size_t bytes);
+
+BIFSMN_API void bifsmn_set_trace(bifsmn *net, bifsmn_trace *trace, void *user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

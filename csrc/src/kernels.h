@@ -1,0 +1,60 @@
+/* kernels.h: the operations that a machine may do its own way.
+ *
+ * A kernel is named op__isa_tile. All tables give the same bits: sums are
+ * integers, and each line of float arithmetic is one IEEE single operation in
+ * the stated order, with no fused multiply-add. Only the dot products of the
+ * head may add in any order.
+ *
+ * Shapes: M positions, N outputs, K inputs. A row of bits is words(K) 64-bit
+ * words, 1 is +1, zeros after the K-th. Activations (u64, i8, float) are in
+ * the workspace, rows unaligned beyond their type. Weights and directions
+ * (u8 *) are in the file: little-endian, at any address. */
+
+#ifndef BIFSMN_KERNELS_H
+#define BIFSMN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct bifsmn_kernels {
+    const char *name;
+
+    /* out bit = (sum over k of w * x >= threshold) xor direction
+     * x i8 [M][K], w i8 [N][K], threshold [N], direction bits [N],
+     * out [M][words(N)] */
+    void (*i8_gemm_bits)(size_t M, size_t N, size_t K, const int8_t *x,
+                         const int8_t *w, const int32_t *threshold,
+                         const uint8_t *direction, uint64_t *out);
+
+    /* d = differing bits of w and x; out bit = (d < threshold) xor direction
+     * x [M][words(K)], w [N][words(K)], threshold [N], direction bits [N],
+     * out [M][words(N)] */
+    void (*b1_gemm_bits)(size_t M, size_t N, size_t K, const uint64_t *x,
+                         const uint8_t *w, const uint16_t *threshold,
+                         const uint8_t *direction, uint64_t *out);
+
+    /* z = (K - 2 d) * scale + bias; y = z >= 0 ? z : z * slope
+     * stream = residual ? stream + y : y; sign = stream >= 0
+     * x [M][words(K)], w [N][words(K)], affine [2][N] scale then bias,
+     * stream [M][N], sign [M][words(N)] */
+    void (*b1_gemm_real)(size_t M, size_t N, size_t K, const uint64_t *x,
+                         const uint8_t *w, const float *affine, float slope,
+                         int residual, float *stream, uint64_t *sign);
+
+    /* The depthwise memory: as b1_gemm_real with residual, where the inputs of
+     * channel n at position t are channel n at t + (j - left) * dilation for
+     * each tap j, +1 outside 0..M - 1.
+     * x [M][words(N)], w [taps][words(N)], sign [M][words(N)] is not x */
+    void (*b1_memory_real)(size_t M, size_t N, size_t taps, size_t left,
+                           size_t dilation, const uint64_t *x,
+                           const uint8_t *w, const float *affine, float slope,
+                           float *stream, uint64_t *sign);
+
+    /* sum over k of w * x: w i8 [K], or i4 [(K + 1) / 2] low nibble first. */
+    float (*i8_dot)(size_t K, const float *x, const uint8_t *w);
+    float (*i4_dot)(size_t K, const float *x, const uint8_t *w);
+};
+
+extern const struct bifsmn_kernels bifsmn_kernels_scalar;
+
+#endif

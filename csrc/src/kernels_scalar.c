@@ -1,0 +1,260 @@
+/* kernels_scalar.c: every kernel in portable C99, and the reference for the
+ * others.
+ *
+ * Work goes in blocks of 64 outputs, the bits of one word: first how many bits
+ * differ for each, d[64], then what follows from d. The products take TILE
+ * positions at once, so that compilers can use whatever vectors there are. */
+
+#include "bytes.h"
+#include "kernels.h"
+
+enum { BLOCK = 64 };
+
+static size_t min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* count(v) makes partial counts of the ones in v, which may be added RUN
+ * times before total(sum) adds them up. */
+#if defined(__POPCNT__) || defined(__aarch64__)
+enum { RUN = 1024 };
+
+static inline uint64_t count(uint64_t v)
+{
+    return (uint64_t)__builtin_popcountll(v);
+}
+
+static inline uint32_t total(uint64_t sum)
+{
+    return (uint32_t)sum;
+}
+#else
+/* Without an instruction for it, as on plain x86-64: in every byte for itself,
+ * at most 8 each. */
+enum { RUN = 31 };
+
+static inline uint64_t count(uint64_t v)
+{
+    v -= v >> 1 & 0x5555555555555555u;
+    v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+    return (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+}
+
+static inline uint32_t total(uint64_t sum)
+{
+    sum = (sum & 0x00ff00ff00ff00ffu) + (sum >> 8 & 0x00ff00ff00ff00ffu);
+    sum += sum >> 32;
+    sum += sum >> 16;
+    return (uint32_t)(sum & 0xffff);
+}
+#endif
+
+/* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
+static void differences(size_t outputs, size_t row, const uint64_t *x,
+                        const uint8_t *w, uint32_t d[BLOCK])
+{
+    uint64_t sum[BLOCK] = {0};
+    size_t n, k;
+
+    for (n = 0; n < BLOCK; n++)
+        d[n] = 0;
+    for (k = 0; k < row; k++) {
+        for (n = 0; n < outputs; n++)
+            sum[n] += count(x[k] ^ load_u64(w + 8 * (n * row + k)));
+        if (k % RUN == RUN - 1 || k == row - 1)
+            for (n = 0; n < BLOCK; n++) {
+                d[n] += total(sum[n]);
+                sum[n] = 0;
+            }
+    }
+}
+
+/* The bit outputs of one block. */
+static uint64_t bit_outputs(size_t outputs, const uint32_t d[BLOCK],
+                            const uint16_t *threshold, uint64_t direction)
+{
+    uint64_t word = 0;
+
+    for (; outputs > 0; outputs--)
+        word = word << 1 | (d[outputs - 1] < threshold[outputs - 1]);
+    return word ^ direction;
+}
+
+/* The real outputs of one block, K - 2 d each, into `stream`; its signs. */
+static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
+                             const float *scale, const float *bias,
+                             float slope, int residual, float *stream)
+{
+    uint64_t word = 0;
+    size_t i;
+
+    for (i = 0; i < outputs; i++) {
+        float z = (float)((int32_t)K - 2 * (int32_t)d[i]) * scale[i];
+        float below;
+
+        z = z + bias[i];
+        below = z * slope;
+        z = z >= 0 ? z : below;
+        stream[i] = residual ? stream[i] + z : z;
+    }
+    for (i = outputs; i > 0; i--)
+        word = word << 1 | (stream[i - 1] >= 0);
+    return word;
+}
+
+static void i8_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
+                                     const int8_t *x, const int8_t *w,
+                                     const int32_t *threshold,
+                                     const uint8_t *direction, uint64_t *out)
+{
+    size_t m, n, k, i, j;
+
+    for (m = 0; m < M; m++, x += K)
+        for (n = 0; n < N; n += BLOCK, out++) {
+            uint64_t word = 0;
+
+            for (i = min(N - n, BLOCK); i > 0; i--) {
+                const int8_t *row = w + (n + i - 1) * K;
+                int32_t sum = 0;
+
+                for (k = 0; k < K; k += 16)
+                    for (j = 0; j < 16; j++)
+                        sum += row[k + j] * x[k + j];
+                word = word << 1 | (sum >= threshold[n + i - 1]);
+            }
+            *out = word ^ load_u64(direction + n / 8);
+        }
+}
+
+static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
+                                      const uint64_t *x, const uint8_t *w,
+                                      const uint16_t *threshold,
+                                      const uint8_t *direction, uint64_t *out)
+{
+    const size_t row = words(K);
+    uint32_t d[BLOCK];
+    size_t m, n;
+
+    for (m = 0; m < M; m++, x += row)
+        for (n = 0; n < N; n += BLOCK) {
+            const size_t outputs = min(N - n, BLOCK);
+
+            differences(outputs, row, x, w + 8 * n * row, d);
+            *out++ = bit_outputs(outputs, d, threshold + n,
+                                 load_u64(direction + n / 8));
+        }
+}
+
+static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
+                                      const uint64_t *x, const uint8_t *w,
+                                      const float *affine, float slope,
+                                      int residual, float *stream,
+                                      uint64_t *sign)
+{
+    const size_t row = words(K);
+    uint32_t d[BLOCK];
+    size_t m, n;
+
+    for (m = 0; m < M; m++, x += row, stream += N)
+        for (n = 0; n < N; n += BLOCK) {
+            const size_t outputs = min(N - n, BLOCK);
+
+            differences(outputs, row, x, w + 8 * n * row, d);
+            *sign++ = real_outputs(outputs, K, d, affine + n, affine + N + n,
+                                   slope, residual, stream + n);
+        }
+}
+
+/* Adds bit i of `word` to byte i of counts[8]. */
+static void add_bits(uint64_t word, uint64_t counts[8])
+{
+    size_t i;
+
+    for (i = 0; i < 8; i++) {
+        /* Byte j gets all eight bits and keeps the j-th, wherever it is. */
+        uint64_t v = (word >> 8 * i & 0xff) * 0x0101010101010101u;
+
+        v &= 0x8040201008040201u;
+        counts[i] += (v + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+    }
+}
+
+static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
+                                        size_t left, size_t dilation,
+                                        const uint64_t *x, const uint8_t *w,
+                                        const float *affine, float slope,
+                                        float *stream, uint64_t *sign)
+{
+    const size_t row = words(N);
+    size_t m, n, i, j, end;
+
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n += BLOCK) {
+            uint32_t d[BLOCK] = {0};
+
+            for (j = 0; j < taps;) {
+                uint64_t counts[8] = {0}; /* bytes: no more than 255 taps */
+
+                for (end = min(taps, j + 255); j < end; j++) {
+                    /* Before the first position this wraps, far beyond M. */
+                    const size_t t = m + j * dilation - left * dilation;
+                    const uint64_t inputs =
+                        t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+
+                    add_bits(inputs ^ load_u64(w + 8 * (j * row + n / 64)),
+                             counts);
+                }
+                for (i = 0; i < BLOCK; i++)
+                    d[i] += counts[i / 8] >> i % 8 * 8 & 0xff;
+            }
+            sign[m * row + n / 64] =
+                real_outputs(min(N - n, BLOCK), taps, d, affine + n,
+                             affine + N + n, slope, 1, stream + m * N + n);
+        }
+}
+
+/* Four sums at once: one would wait for each addition to end. */
+static float i8_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
+{
+    float sum[4] = {0};
+    size_t k, i;
+
+    for (k = 0; k + 4 <= K; k += 4)
+        for (i = 0; i < 4; i++)
+            sum[i] += x[k + i] * (float)(int8_t)w[k + i];
+    for (; k < K; k++)
+        sum[0] += x[k] * (float)(int8_t)w[k];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+static float nibble(uint8_t n)
+{
+    return (float)(((n & 15) ^ 8) - 8);
+}
+
+static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
+{
+    float sum[4] = {0};
+    size_t k;
+
+    for (k = 0; k + 4 <= K; k += 4, w += 2) {
+        sum[0] += x[k] * nibble(w[0]);
+        sum[1] += x[k + 1] * nibble(w[0] >> 4);
+        sum[2] += x[k + 2] * nibble(w[1]);
+        sum[3] += x[k + 3] * nibble(w[1] >> 4);
+    }
+    for (; k < K; k++)
+        sum[0] += x[k] * nibble(k % 2 ? *w++ >> 4 : *w);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+const struct bifsmn_kernels bifsmn_kernels_scalar = {
+    "scalar",
+    i8_gemm_bits__scalar_1x1,
+    b1_gemm_bits__scalar_1x64,
+    b1_gemm_real__scalar_1x64,
+    b1_memory_real__scalar_1x64,
+    i8_dot__scalar_4,
+    i4_dot__scalar_4,
+};

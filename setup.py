@@ -1,0 +1,19 @@
+"""The compiled core; everything else about the package is in setup.cfg."""
+
+from glob import glob
+
+from setuptools import Extension, setup
+
+native = Extension(
+    "speechbrain_bifsmn.kernels._native",
+    sources=["csrc/python/module.c", *sorted(glob("csrc/src/*.c"))],
+    depends=[*glob("csrc/src/*.h"), *glob("csrc/include/*.h")],
+    include_dirs=["csrc/include"],
+    define_macros=[("Py_LIMITED_API", "0x030A0000")],
+    extra_compile_args=["-O3", "-std=c99", "-ffp-contract=off"],
+    py_limited_api=True,
+    # Without a C compiler the package still installs and runs on numba.
+    optional=True,
+)
+
+setup(ext_modules=[native])

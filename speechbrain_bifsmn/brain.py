@@ -1,0 +1,245 @@
+"""Training a keyword network, teacher or student, with SpeechBrain."""
+
+import json
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+
+from speechbrain_bifsmn.metrics import summarize
+
+# Keys of a training YAML that KeywordBrain reads.
+BRAIN_KEYS = {
+    "depth_weights",
+    "distillation",
+    "epoch_counter",
+    "feature_augment",
+    "label_smoothing",
+    "log_mel",
+    "lr_annealing",
+    "number_of_epochs",
+    "output_folder",
+    "samples",
+    "seed",
+    "train_logger",
+    "wav_augment",
+}
+
+
+def load_teacher(teacher, checkpoint):
+    """A trained network, frozen and in eval mode.
+
+    Arguments
+    ---------
+    teacher : nn.Module
+        Untrained network of the right sizes.
+    checkpoint : str or Path
+        Its state dict. Only weights are read, never pickled code.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint; it says which command makes one.
+    ValueError
+        If the checkpoint belongs to another network.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"no teacher at {checkpoint}: train one first with "
+            "hparams/dfsmn.yaml, or pass --teacher_folder"
+        )
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        teacher.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint} does not fit the teacher in the YAML: "
+            + str(error).split("\n")[1].strip()
+        ) from error
+    return teacher.eval().requires_grad_(False)
+
+
+class KeywordBrain(sb.Brain):
+    """Cross-entropy and distillation, at every depth in one step.
+
+    loss = Σ_depth w_depth · (CE + Σ distillation), w = ``depth_weights``.
+
+    A batch has ``id``, ``target`` and either ``feats`` (cached features) or
+    ``sig`` (waveforms, augmented and transformed here). ``modules`` holds
+    ``model``; a teacher is passed apart, so that it is neither trained nor
+    switched to train mode.
+
+    Arguments
+    ---------
+    teacher : nn.Module, optional
+        Frozen network in eval mode, for ``hparams.distillation``.
+    labels : list of str
+        Class names.
+    noise : torch.Tensor, [n], optional
+        Background noise for ``hparams.wav_augment`` when features are
+        computed on the fly.
+    **kwargs
+        For ``speechbrain.Brain``.
+    """
+
+    def __init__(self, teacher=None, labels=(), noise=None, **kwargs):
+        super().__init__(**kwargs)
+        self.teacher = teacher.to(self.device) if teacher is not None else None
+        self.labels = list(labels)
+        self.noise = noise
+        # The module itself: self.modules.model may get wrapped, by DDP say.
+        self.depths = self.modules.model.depths
+        self.history = []
+        weights = self.hparams.depth_weights
+        if len(weights) != len(self.depths):
+            raise ValueError(
+                f"depth_weights has {len(weights)} numbers for the "
+                f"{len(self.depths)} depths {list(self.depths)}"
+            )
+        self.depth_weights = dict(zip(self.depths, weights, strict=True))
+        if self.hparams.distillation and self.teacher is None:
+            raise ValueError("distillation needs a teacher")
+
+    def compute_forward(self, batch, stage):
+        """Features, and the model's logits and features at every depth."""
+        batch = batch.to(self.device)
+        feats = self.features(batch, stage)
+        return feats, self.modules.model(feats, depth=self.depths)
+
+    def features(self, batch, stage):
+        """[batch, frames, n_mels], augmented in training."""
+        train = stage == sb.Stage.TRAIN
+        if hasattr(batch, "feats"):
+            feats = batch.feats.data
+        else:
+            wavs = batch.sig.data
+            if train and self.hparams.wav_augment is not None:
+                wavs = self.hparams.wav_augment(wavs, self.noise)
+            feats = self.hparams.log_mel.to(self.device)(wavs)
+        if train:
+            for augment in self.hparams.feature_augment:
+                # In-place masks must not reach the cache.
+                feats = augment(feats.clone())
+        return feats
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The loss, a scalar; counts what the metrics need."""
+        feats, outputs = predictions
+        truth = batch.target.data.squeeze(-1)
+        train = stage == sb.Stage.TRAIN
+        smoothing = self.hparams.label_smoothing if train else 0.0
+        losses = self.hparams.distillation if train else []
+        targets = self.teacher_targets(feats, losses)
+        total = 0.0
+        for depth, (logits, features) in outputs.items():
+            loss = F.cross_entropy(
+                logits.float(), truth, label_smoothing=smoothing
+            )
+            for distil, target in zip(losses, targets, strict=True):
+                loss = loss + distil(logits, features, target)
+            total = total + self.depth_weights[depth] * loss
+            if not train:
+                self.predictions[depth] += logits.argmax(-1).tolist()
+        if train:
+            total = total + self.auxiliary_loss()
+        else:
+            self.truth += truth.tolist()
+        return total
+
+    @torch.no_grad()
+    def teacher_targets(self, feats, losses):
+        """What each distillation loss needs of the teacher, run once."""
+        if not losses:
+            return []
+        depth = self.teacher.depths[0]
+        logits, features = self.teacher(feats, depth=[depth])[depth]
+        return [loss.targets(logits, features) for loss in losses]
+
+    def quantizers(self):
+        """Binarizers of the model."""
+        for module in self.modules.model.modules():
+            if hasattr(module, "auxiliary_loss"):
+                yield module
+
+    def auxiliary_loss(self):
+        """Sum of the binarizers' own losses."""
+        return sum(q.auxiliary_loss() for q in self.quantizers())
+
+    def on_stage_start(self, stage, epoch=None):
+        """Reset the counts; seed the epoch, so that a resumed run repeats."""
+        self.truth = []
+        self.predictions = {depth: [] for depth in self.depths}
+        if stage == sb.Stage.TRAIN:
+            torch.manual_seed(self.hparams.seed + epoch)
+            for quantizer in self.quantizers():
+                quantizer.set_progress(
+                    (epoch - 1) / self.hparams.number_of_epochs
+                )
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log accuracy at every depth, anneal, keep the best checkpoint."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            return
+        accuracy = {
+            depth: summarize(self.labels, self.truth, predictions)["accuracy"]
+            for depth, predictions in self.predictions.items()
+        }
+        stats = {f"acc{depth}": value for depth, value in accuracy.items()}
+        if stage == sb.Stage.TEST:
+            self.hparams.train_logger.log_stats(
+                {"epoch": self.hparams.epoch_counter.current},
+                test_stats={"loss": stage_loss, **stats},
+            )
+            return
+        _, lr = self.hparams.lr_annealing(self.optimizer)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": lr},
+            train_stats={"loss": self.train_loss},
+            valid_stats={"loss": stage_loss, **stats},
+        )
+        self.record(epoch, stage_loss, accuracy)
+        weight = sum(self.depth_weights.values())
+        error = 100 - sum(
+            accuracy[depth] * w / weight
+            for depth, w in self.depth_weights.items()
+        )
+        if self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(
+                meta={"error": error, "epoch": epoch}, min_keys=["error"]
+            )
+
+    def record(self, epoch, valid_loss, accuracy):
+        """Append an epoch to ``history.json``, for the training curves."""
+        path = Path(self.hparams.output_folder) / "history.json"
+        rows = json.loads(path.read_text()) if path.exists() else []
+        rows = [row for row in rows if row["epoch"] < epoch]
+        rows.append(
+            {
+                "epoch": epoch,
+                "train_loss": self.train_loss,
+                "valid_loss": valid_loss,
+                "valid_accuracy": {str(d): a for d, a in accuracy.items()},
+            }
+        )
+        if sb.utils.distributed.if_main_process():
+            path.write_text(json.dumps(rows, indent=1))
+
+    def results(self):
+        """What the last evaluation found.
+
+        Returns
+        -------
+        dict of str to dict
+            For each depth what ``metrics.summarize`` gives.
+        """
+        return {
+            str(depth): summarize(self.labels, self.truth, predictions)
+            for depth, predictions in self.predictions.items()
+        }

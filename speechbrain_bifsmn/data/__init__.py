@@ -1,0 +1,1 @@
+"""Speech Commands: protocols, manifests, features, synthetic speech."""

@@ -1,0 +1,127 @@
+"""Reading clips: 16-bit samples at one rate, or one line that says why not.
+
+Every part of the package takes its samples from here, so that training, the
+command line and the C engine hear the same numbers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SAMPLE_RATE = 16000
+
+
+class DataError(ValueError):
+    """The data are not what was asked for; the message says what to do."""
+
+
+def check_audio(path, sample_rate=SAMPLE_RATE):
+    """Look at the header of a sound file without reading its samples.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file in any format of libsndfile.
+    sample_rate : int
+        The rate it has to have, in Hz.
+
+    Returns
+    -------
+    int
+        Its length in samples.
+
+    Raises
+    ------
+    DataError
+        If it is missing, unreadable, empty, not mono or at another rate.
+    """
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        if not Path(path).is_file():
+            raise DataError(f"{path}: there is no such file") from None
+        raise DataError(
+            f"{path}: not a readable sound file ({error.error_string})"
+        ) from None
+    if (info.samplerate, info.channels) != (sample_rate, 1):
+        raise DataError(
+            f"{path}: {info.samplerate} Hz with {info.channels} channel(s), "
+            f"but {sample_rate} Hz mono is needed: convert it with "
+            f"`ffmpeg -i IN -ar {sample_rate} -ac 1 OUT.wav`"
+        )
+    if info.frames == 0:
+        raise DataError(f"{path}: no samples in it")
+    return info.frames
+
+
+def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
+    """Read a sound file, or a part of it, as 16-bit samples.
+
+    Arguments
+    ---------
+    path : str or Path
+        A mono file in any format of libsndfile.
+    start : int
+        First sample.
+    stop : int, optional
+        One past the last sample; the end of the file when not given.
+    sample_rate : int
+        The rate it has to have, in Hz.
+
+    Returns
+    -------
+    np.ndarray
+        int16 of shape [samples].
+
+    Raises
+    ------
+    DataError
+        If it is missing, unreadable, empty, not mono or at another rate, or
+        has no such samples.
+    """
+    frames = check_audio(path, sample_rate)
+    stop = frames if stop is None else stop
+    if not 0 <= start < stop <= frames:
+        raise DataError(
+            f"{path}: samples {start} to {stop} were asked for, it has {frames}"
+        )
+    try:
+        # Through float, since libsndfile does not scale float files to int16.
+        audio, _ = soundfile.read(
+            str(path), stop - start, start, dtype="float32"
+        )
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            f"{path}: not a readable sound file ({error.error_string})"
+        ) from None
+    if len(audio) < stop - start:
+        raise DataError(f"{path}: ends after sample {start + len(audio)}")
+    return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
+
+
+def read_audio(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
+    """Read a sound file, or a part of it, as floats in [-1, 1).
+
+    Arguments
+    ---------
+    path : str or Path
+        A mono file in any format of libsndfile.
+    start : int
+        First sample.
+    stop : int, optional
+        One past the last sample; the end of the file when not given.
+    sample_rate : int
+        The rate it has to have, in Hz.
+
+    Returns
+    -------
+    np.ndarray
+        float32 of shape [samples]: exactly ``read_pcm`` / 32768.
+
+    Raises
+    ------
+    DataError
+        As ``read_pcm`` does.
+    """
+    return read_pcm(path, start, stop, sample_rate) / np.float32(32768)

@@ -1,0 +1,109 @@
+"""Waveform augmentation for clips of fixed length."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torchaudio
+
+
+@dataclass
+class ClipAugment:
+    """Speed, shift, gain and background noise, drawn for every clip.
+
+    A fresh draw from torch's random generator for each call; seed that to
+    repeat it.
+
+    Arguments
+    ---------
+    speed : float
+        Speed and pitch change by up to this fraction, either way.
+    shift : float
+        Shift in seconds, either way. What comes in is silence.
+    gain : float
+        Level change in dB, either way.
+    noise_probability : float
+        Share of the clips that get noise.
+    snr_low, snr_high : float
+        Range of the signal-to-noise ratio, dB.
+    sample_rate : int
+        Hz.
+
+    Example
+    -------
+    >>> ClipAugment()(torch.randn(2, 16000), noise=torch.randn(30000)).shape
+    torch.Size([2, 16000])
+    """
+
+    speed: float = 0.15
+    shift: float = 0.1
+    gain: float = 6.0
+    noise_probability: float = 0.7
+    snr_low: float = 5.0
+    snr_high: float = 30.0
+    sample_rate: int = 16000
+
+    def __call__(self, wavs, noise=None):
+        """Augment a batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Clips.
+        noise : torch.Tensor, [n], optional
+            Background noise, at least as long as a clip.
+
+        Returns
+        -------
+        torch.Tensor, [batch, samples]
+        """
+        batch, samples = wavs.shape
+        wavs = self._warp(wavs)
+        wavs = wavs * 10 ** (_uniform(batch, self.gain, wavs) / 20)
+        if noise is None or len(noise) < samples:
+            return wavs
+        starts = torch.randint(len(noise) - samples + 1, (batch, 1))
+        index = starts + torch.arange(samples)
+        cuts = noise[index].to(wavs)
+        middle = (self.snr_low + self.snr_high) / 2
+        snr = middle + _uniform(batch, self.snr_high - middle, wavs)
+        noisy = torchaudio.functional.add_noise(
+            # Digital silence has no level to be relative to.
+            wavs + 1e-4 * torch.randn_like(wavs),
+            cuts,
+            snr[:, 0],
+        )
+        chosen = torch.rand(batch, 1) < self.noise_probability
+        noisy = torch.where(chosen.to(wavs.device), noisy, wavs)
+        return noisy.clamp(-1, 1)
+
+    def _warp(self, wavs):
+        """Speed and shift: read each clip along another line of time."""
+        batch, samples = wavs.shape
+        middle = samples / 2
+        speed = 1 + _uniform(batch, self.speed, wavs)
+        shift = _uniform(batch, self.shift * self.sample_rate, wavs)
+        time = torch.arange(samples, device=wavs.device)
+        time = (time - middle) * speed + middle + shift
+        left = time.floor()
+        part = time - left
+        padded = torch.nn.functional.pad(wavs, [1, 1])
+
+        def at(t):
+            index = (t.long() + 1).clamp(0, samples + 1)
+            return padded.gather(1, index)
+
+        return at(left) * (1 - part) + at(left + 1) * part
+
+    def describe(self):
+        """The settings, for naming what was computed with them.
+
+        Returns
+        -------
+        dict
+        """
+        return asdict(self)
+
+
+def _uniform(batch, limit, like):
+    """[batch, 1] numbers in ±limit."""
+    return (torch.rand(batch, 1) * 2 - 1).to(like.device) * limit

@@ -1,0 +1,195 @@
+"""Features computed once: every clip, in several augmented copies, as int8.
+
+The network reads int8 features, so nothing is lost by storing them so, and a
+cached epoch costs no FFT: two cores are enough to train.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechbrain_bifsmn.data.audio import read_audio
+
+
+def read_clip(row, samples, sample_rate=16000):
+    """One manifest row as a waveform of fixed length.
+
+    Arguments
+    ---------
+    row : dict
+        With ``wav``, ``start`` and ``stop`` (samples).
+    samples : int
+        Length; shorter clips get zeros at the end, longer ones are cut.
+    sample_rate : int
+        Hz that the file must have.
+
+    Returns
+    -------
+    torch.Tensor, [samples]
+    """
+    clip = read_audio(
+        row["wav"], int(row["start"]), int(row["stop"]), sample_rate
+    )
+    clip = torch.as_tensor(clip)[:samples]
+    return torch.nn.functional.pad(clip, [0, samples - len(clip)])
+
+
+def read_noise(manifest, sample_rate=16000):
+    """All clips labelled ``_silence_`` in a manifest, end to end.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        The training CSV, so that noise of other splits stays unheard.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    torch.Tensor, [n], or None
+        None if the manifest has no silence.
+    """
+    with open(manifest, newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["label"] == "_silence_"]
+    clips = [
+        torch.as_tensor(
+            read_audio(r["wav"], int(r["start"]), int(r["stop"]), sample_rate)
+        )
+        for r in rows
+    ]
+    return torch.cat(clips) if clips else None
+
+
+class CachedFeatures:
+    """Features of one manifest, computed on first use and kept in a file.
+
+    The file's name is a hash of all that the features depend on, so nothing
+    stale is ever read, and runs that agree share it. It appears when whole.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        CSV with ID, wav, start, stop, label.
+    folder : str or Path
+        Where feature files are kept.
+    log_mel : LogMel
+        Front end.
+    samples : int
+        Samples of a clip.
+    step : float
+        One int8 step.
+    copies : int
+        Augmented copies of each clip.
+    augment : ClipAugment, optional
+        None for one plain copy.
+    noise : torch.Tensor, [n], optional
+        Background noise for ``augment``.
+    seed : int
+        Of the augmentation.
+    """
+
+    # Small enough for the working set to stay in the processor's cache.
+    batch = 32
+
+    def __init__(
+        self,
+        manifest,
+        folder,
+        log_mel,
+        samples=16000,
+        step=0.03125,
+        copies=1,
+        augment=None,
+        noise=None,
+        seed=0,
+    ):
+        with open(manifest, newline="", encoding="utf-8") as f:
+            self.rows = list(csv.DictReader(f))
+        self.index = {row["ID"]: i for i, row in enumerate(self.rows)}
+        self.log_mel = log_mel
+        self.samples = samples
+        self.step = step
+        self.copies = copies if augment else 1
+        self.augment = augment
+        self.noise = noise
+        self.seed = seed
+        path = Path(folder) / f"{Path(manifest).stem}-{self._name()}.npy"
+        if not path.exists():
+            self._compute(path)
+        self.features = np.load(path, mmap_mode="r")
+
+    def get(self, clip_id, epoch=0):
+        """One clip's features.
+
+        Arguments
+        ---------
+        clip_id : str
+            ID in the manifest.
+        epoch : int
+            Each clip passes through its copies, one an epoch, starting at
+            different ones.
+
+        Returns
+        -------
+        torch.Tensor, [frames, n_mels]
+        """
+        i = self.index[clip_id]
+        steps = self.features[(epoch + i) % self.copies, i]
+        return torch.from_numpy(steps.astype(np.float32)) * self.step
+
+    def _name(self):
+        front_end = {
+            name: value
+            for name, value in vars(self.log_mel).items()
+            if isinstance(value, int | float) and not name.startswith("_")
+        }
+        del front_end["training"]
+        facts = {
+            "rows": self.rows,
+            "front_end": front_end,
+            "samples": self.samples,
+            "step": self.step,
+            "copies": self.copies,
+            "augment": self.augment and self.augment.describe(),
+            "seed": self.seed if self.augment else 0,
+        }
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _compute(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames = -(-self.samples // self.log_mel.hop_length)
+        shape = (self.copies, len(self.rows), frames, self.log_mel.n_mels)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            out = np.lib.format.open_memmap(part, "w+", np.int8, shape)
+            # A private random stream: the run's own is not disturbed.
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(self.seed)
+                self._fill(out, path.stem)
+            out.flush()
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _fill(self, out, name):
+        log_mel = self.log_mel.cpu()
+        rate = log_mel.sample_rate
+        starts = range(0, len(self.rows), self.batch)
+        for start in tqdm(starts, desc=f"features {name}", leave=False):
+            rows = self.rows[start : start + self.batch]
+            clips = [read_clip(row, self.samples, rate) for row in rows]
+            wavs = torch.stack(clips)
+            for copy in range(self.copies):
+                heard = wavs
+                if self.augment is not None:
+                    heard = self.augment(wavs, self.noise)
+                steps = torch.round(log_mel(heard) / self.step)
+                steps = steps.clamp(-128, 127).to(torch.int8).numpy()
+                out[copy, start : start + len(rows)] = steps

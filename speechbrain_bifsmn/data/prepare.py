@@ -1,0 +1,462 @@
+"""Speech Commands as SpeechBrain manifests, the same ones every time.
+
+Which clip goes where depends on names alone: never on a random number, on the
+order of a directory or on the machine.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from speechbrain_bifsmn import __version__
+from speechbrain_bifsmn.data.audio import SAMPLE_RATE, DataError, check_audio
+from speechbrain_bifsmn.data.download import download as download_archive
+from speechbrain_bifsmn.data.protocols import (
+    SILENCE,
+    UNKNOWN,
+    get_protocol,
+    which_split,
+)
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+NOISE = "_background_noise_"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A row of a manifest; ``stop`` is None until its file was looked at."""
+
+    id: str
+    path: str
+    label: str
+    start: int = 0
+    stop: int = None
+
+
+def prepare_speech_commands(
+    data_folder,
+    save_folder,
+    protocol="GSC-10",
+    words=None,
+    unknown_percentage=10,
+    silence_percentage=10,
+    validation_percentage=10,
+    testing_percentage=10,
+    test_folder=None,
+    download=False,
+    skip_prep=False,
+):
+    """Write the manifests of a protocol.
+
+    ``train.csv``, ``valid.csv`` and ``test.csv`` have the columns ID,
+    duration, wav, start, stop (in samples) and label; ``labels.txt`` has the
+    labels in the order of the network's outputs; ``prepare.json`` tells what
+    was asked and what came of it. All is left as it is when it was made with
+    the same arguments from the same files.
+
+    Arguments
+    ---------
+    data_folder : str
+        The folder of word folders, or one that has it as ``speech_commands*``.
+    save_folder : str
+        Where to write.
+    protocol : str
+        A key of ``PROTOCOLS``.
+    words : list of str, optional
+        Labels of an own task instead of a protocol, ``_unknown_`` and
+        ``_silence_`` among them if wanted.
+    unknown_percentage : float
+        Share of a split that is unknown words. Where there are fewer, all.
+    silence_percentage : float
+        Share of a split that is silence.
+    validation_percentage : float
+        Share of speakers to validate on, where the data have no lists.
+    testing_percentage : float
+        Share of speakers to test on, where the data have no lists.
+    test_folder : str, optional
+        The official 12-class test archive, unpacked. When not given it is
+        looked for in and beside the data folder.
+    download : bool
+        Whether to fetch what is missing.
+    skip_prep : bool
+        Whether to do nothing at all.
+
+    Raises
+    ------
+    DataError
+        If the data do not allow it; the message says what is missing.
+
+    Example
+    -------
+    >>> prepare_speech_commands("data", "save", "V2-35")  # doctest: +SKIP
+    """
+    if skip_prep:
+        return
+    protocol = get_protocol(protocol, words)
+    _check_shares(
+        unknown_percentage, silence_percentage, "unknown_", "silence_"
+    )
+    _check_shares(
+        validation_percentage, testing_percentage, "validation_", "testing_"
+    )
+    data_folder = Path(os.path.abspath(data_folder))
+    root = _find_data(data_folder, protocol, download)
+    test_root = _find_test(data_folder, root, protocol, test_folder, download)
+    stock = {d.name: _scan(d) for d in sorted(root.iterdir()) if d.is_dir()}
+    lists = _read_lists(root)
+    official = {}
+    if test_root:
+        official = {x: _scan(test_root / x) for x in protocol.labels}
+
+    asked = {
+        "version": __version__,
+        "protocol": asdict(protocol),
+        "data": str(root),
+        "test": str(test_root) if test_root else "own draw",
+        "unknown_percentage": unknown_percentage,
+        "silence_percentage": silence_percentage,
+        "validation_percentage": validation_percentage,
+        "testing_percentage": testing_percentage,
+        "listing_sha256": _sha256(json.dumps([stock, lists, official])),
+    }
+    asked = json.loads(json.dumps(asked))
+    save_folder = Path(save_folder)
+    if _is_prepared(save_folder, asked):
+        logger.info("%s: already prepared", save_folder)
+        return
+    if protocol.official_test and not test_root:
+        logger.warning(
+            "%s is tested on an own draw from the testing speakers, not on "
+            "the official test archive: name it with --test_folder or fetch "
+            "it with --download",
+            protocol.name,
+        )
+
+    parts = _split(stock, lists, validation_percentage, testing_percentage)
+    _check_words(parts, protocol, root)
+    manifests = _draw(
+        protocol, root, parts, stock, unknown_percentage, silence_percentage
+    )
+    if test_root:
+        manifests["test"] = [
+            _clip(test_root, label, name, "test/")
+            for label in protocol.labels
+            for name in official[label]
+        ]
+    counts = {
+        split: _count(split, clips, protocol)
+        for split, clips in manifests.items()
+    }
+    _write(save_folder, _measure(manifests), protocol, asked, counts)
+
+
+def _check_shares(first, second, first_name, second_name):
+    """Two percentages that leave something for the rest."""
+    if first < 0 or second < 0 or first + second >= 100:
+        raise DataError(
+            f"--{first_name}percentage {first} and --{second_name}percentage "
+            f"{second}: neither may be negative, together they have to stay "
+            f"below 100"
+        )
+
+
+def _find_data(data_folder, protocol, download):
+    """The folder of word folders."""
+
+    def has_words(folder):
+        return any((folder / word).is_dir() for word in protocol.keywords)
+
+    name = f"speech_commands_{protocol.version}"
+    if has_words(data_folder):
+        return data_folder
+    found = [
+        folder
+        for folder in sorted(data_folder.glob("speech_commands*"))
+        if has_words(folder) and "test_set" not in folder.name
+    ]
+    exact = [folder for folder in found if folder.name == name]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if found:
+        raise DataError(
+            f"{data_folder}: has {' and '.join(f.name for f in found)}: say "
+            f"which with --data_folder"
+        )
+    if download:
+        return download_archive(name, data_folder)
+    if not data_folder.is_dir():
+        raise DataError(
+            f"{data_folder}: there is no such folder: point --data_folder at "
+            f"Speech Commands, or fetch it with --download"
+        )
+    raise DataError(
+        f"{data_folder}: none of {protocol.name}'s words has a folder here "
+        f"({', '.join(protocol.keywords[:4])} ...): check --data_folder, "
+        f"--protocol or --words, or fetch the data with --download"
+    )
+
+
+def _find_test(data_folder, root, protocol, test_folder, download):
+    """The official test archive, or None for an own draw."""
+    if not protocol.official_test:
+        if test_folder:
+            raise DataError(
+                f"{test_folder}: {protocol.name} is tested on the data's own "
+                f"testing speakers: leave --test_folder out"
+            )
+        return None
+    name = f"speech_commands_test_set_{protocol.version}"
+    places = [root.parent / name, root / name, data_folder / name]
+    if test_folder:
+        places = [Path(os.path.abspath(test_folder))]
+    for place in places:
+        if not place.is_dir():
+            continue
+        missing = [x for x in protocol.labels if not (place / x).is_dir()]
+        if missing:
+            raise DataError(
+                f"{place}: has no {', '.join(missing)}: it is not the "
+                f"official test archive of {protocol.name}"
+            )
+        return place
+    if test_folder:
+        raise DataError(f"{test_folder}: there is no such folder")
+    return download_archive(name, data_folder) if download else None
+
+
+def _scan(folder):
+    """Sizes of the clips in a folder, by name, in order."""
+    with os.scandir(folder) as entries:
+        return {
+            entry.name: entry.stat().st_size
+            for entry in sorted(entries, key=lambda entry: entry.name)
+            if entry.name.endswith(".wav") and not entry.name.startswith(".")
+        }
+
+
+def _read_lists(root):
+    """The archive's own split, {word/name: split}; empty without lists."""
+    files = {
+        "valid": root / "validation_list.txt",
+        "test": root / "testing_list.txt",
+    }
+    if not all(path.is_file() for path in files.values()):
+        return {}
+    return {
+        name: split
+        for split, path in files.items()
+        for name in path.read_text(encoding="utf-8").splitlines()
+    }
+
+
+def _split(stock, lists, validation_percentage, testing_percentage):
+    """Names of the clips, {split: {word: [name]}}."""
+    words = [word for word in stock if not word.startswith(("_", "."))]
+    parts = {split: {word: [] for word in words} for split in SPLITS}
+    for word in words:
+        for name in stock[word]:
+            if lists:
+                split = lists.get(f"{word}/{name}", "train")
+            else:
+                split = which_split(
+                    name, validation_percentage, testing_percentage
+                )
+            parts[split][word].append(name)
+    return parts
+
+
+def _check_words(parts, protocol, root):
+    """Every word that training needs is there."""
+    needed = protocol.keywords + protocol.training_unknowns
+    missing = [word for word in needed if word not in parts["train"]]
+    if missing:
+        raise DataError(
+            f"{root}: {protocol.name} needs folders that are not there: "
+            f"{', '.join(missing)}; choose another --protocol, or --words"
+        )
+    for word in needed:
+        if not parts["train"][word]:
+            raise DataError(
+                f"{root / word}: no training clips in it; record some, or "
+                f"choose another --protocol, or --words"
+            )
+
+
+def _draw(protocol, root, parts, stock, unknown_percentage, silence_percentage):
+    """The clips of each split, {split: [Clip]}."""
+    noises = _noises(root, stock.get(NOISE, {})) if protocol.silence else {}
+    unknown = unknown_percentage * protocol.unknown
+    silence = silence_percentage * protocol.silence
+    manifests = {}
+    for split in SPLITS:
+        clips = [
+            _clip(root, word, name)
+            for word in protocol.keywords
+            for name in parts[split][word]
+        ]
+        if protocol.unknown:
+            words, sources = protocol.unknowns(split, parts[split])
+            pool = [
+                _clip(root, word, name)
+                for source in sources
+                for word in words
+                for name in parts[source][word]
+            ]
+            pool.sort(key=lambda clip: hashlib.sha1(clip.id.encode()).digest())
+            # Words that are only validated on are all used, up to a balance.
+            own = sources == (split,)
+            wanted = len(clips)
+            if own:
+                wanted = math.ceil(wanted * unknown / (100 - unknown - silence))
+            clips += [replace(clip, label=UNKNOWN) for clip in pool[:wanted]]
+        wanted = math.ceil(len(clips) * silence / (100 - silence))
+        manifests[split] = clips + _silences(noises, split, wanted)
+    return manifests
+
+
+def _clip(root, word, name, prefix=""):
+    """A whole file, labelled as its folder is named."""
+    stem = name[: -len(".wav")]
+    return Clip(f"{prefix}{word}/{stem}", str(root / word / name), word)
+
+
+def _noises(root, names):
+    """Lengths of the noise recordings, in whole seconds, by path."""
+    paths = [root / NOISE / name for name in names]
+    seconds = {str(path): check_audio(path) // SAMPLE_RATE for path in paths}
+    seconds = {path: n for path, n in seconds.items() if n >= len(SPLITS)}
+    if not seconds:
+        raise DataError(
+            f"{root / NOISE}: silence needs noise recordings of at least "
+            f"{len(SPLITS)} s there; --words without {SILENCE} makes a task "
+            f"without it"
+        )
+    return seconds
+
+
+def _silences(noises, split, wanted):
+    """One-second cuts, evenly spread over a split's own seconds of noise."""
+    clips = []
+    for i, (path, seconds) in enumerate(sorted(noises.items())):
+        tenth = max(1, seconds // 10)
+        first, last = {
+            "train": (0, seconds - 2 * tenth),
+            "valid": (seconds - 2 * tenth, seconds - tenth),
+            "test": (seconds - tenth, seconds),
+        }[split]
+        count = len(range(i, wanted, len(noises)))
+        room = (last - first - 1) * SAMPLE_RATE
+        starts = {
+            first * SAMPLE_RATE + room * k // max(1, count - 1)
+            for k in range(count)
+        }
+        clips += [
+            Clip(
+                f"{SILENCE}/{Path(path).stem}_{start}",
+                path,
+                SILENCE,
+                start,
+                start + SAMPLE_RATE,
+            )
+            for start in sorted(starts)
+        ]
+    return clips
+
+
+def _count(split, clips, protocol):
+    """Clips of each label, none of which may be missing."""
+    counts = Counter(clip.label for clip in clips)
+    missing = [label for label in protocol.labels if not counts[label]]
+    if missing:
+        raise DataError(
+            f"the {split} split has {len(counts)} of {protocol.name}'s "
+            f"{len(protocol.labels)} labels, no clip of {', '.join(missing)}: "
+            f"add clips, raise --unknown_percentage, --silence_percentage, "
+            f"--validation_percentage or --testing_percentage, or choose "
+            f"others with --words"
+        )
+    return {label: counts[label] for label in protocol.labels}
+
+
+def _measure(manifests):
+    """Look at every file once; fill in where it stops."""
+    whole = {
+        clip.path
+        for clips in manifests.values()
+        for clip in clips
+        if clip.stop is None
+    }
+    paths = sorted(whole)
+    with ThreadPoolExecutor(4) as pool:
+        frames = pool.map(check_audio, paths)
+        frames = tqdm(frames, "Checking clips", len(paths), unit=" clips")
+        stops = dict(zip(paths, frames, strict=True))
+    return {
+        split: [
+            replace(clip, stop=clip.stop or stops[clip.path]) for clip in clips
+        ]
+        for split, clips in manifests.items()
+    }
+
+
+def _write(save_folder, manifests, protocol, asked, counts):
+    """Write everything; ``prepare.json`` comes last and seals the rest."""
+    texts = {"labels.txt": "".join(f"{x}\n" for x in protocol.labels)}
+    for split, clips in manifests.items():
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["ID", "duration", "wav", "start", "stop", "label"])
+        writer.writerows(
+            (
+                clip.id,
+                (clip.stop - clip.start) / SAMPLE_RATE,
+                clip.path,
+                clip.start,
+                clip.stop,
+                clip.label,
+            )
+            for clip in clips
+        )
+        texts[f"{split}.csv"] = text.getvalue()
+    sealed = {
+        "asked": asked,
+        "counts": counts,
+        "sha256": {name: _sha256(text) for name, text in texts.items()},
+    }
+    save_folder.mkdir(parents=True, exist_ok=True)
+    (save_folder / "prepare.json").unlink(missing_ok=True)
+    texts["prepare.json"] = json.dumps(sealed, indent=2) + "\n"
+    for name, text in texts.items():
+        temporary = save_folder / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, save_folder / name)
+    for split in SPLITS:
+        logger.info("%s: %d clips", split, sum(counts[split].values()))
+
+
+def _is_prepared(save_folder, asked):
+    """Whether the manifests are there, intact, and those asked for."""
+    try:
+        sealed = json.loads((save_folder / "prepare.json").read_text())
+        return sealed["asked"] == asked and all(
+            _sha256((save_folder / name).read_text(encoding="utf-8")) == digest
+            for name, digest in sealed["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()

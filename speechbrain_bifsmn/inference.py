@@ -1,0 +1,171 @@
+"""Trained folders: writing them, and recognising keywords with them."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from speechbrain.inference.interfaces import Pretrained
+
+from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.hyperparameters import network_yaml
+
+
+def save_trained(folder, hparams_file, overrides, model, labels, facts):
+    """Write a folder that can be moved, loaded and exported.
+
+    ``hyperparams.yaml`` (front end and network, numbers filled in),
+    ``model.ckpt``, ``labels.txt`` and ``training.json``.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to write.
+    hparams_file : str or Path
+        The training YAML.
+    overrides : str
+        What the command line changed in it.
+    model : nn.Module
+        Trained network.
+    labels : list of str
+        Class names.
+    facts : dict
+        How it was trained; exported with the model.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "hyperparams.yaml": network_yaml(hparams_file, overrides),
+        "labels.txt": "".join(label + "\n" for label in labels),
+        "training.json": json.dumps(facts, indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    # Last and at once: a folder with weights is a whole folder.
+    part = folder / "model.ckpt.part"
+    torch.save(model.state_dict(), part)
+    os.replace(part, folder / "model.ckpt")
+
+
+class KeywordSpotter(Pretrained):
+    """A trained folder in PyTorch, in SpeechBrain's way.
+
+    Arguments
+    ---------
+    See ``Pretrained``.
+
+    Example
+    -------
+    >>> spotter = KeywordSpotter.from_hparams("model")  # doctest: +SKIP
+    >>> spotter.classify_file("yes.wav")  # doctest: +SKIP
+    ('yes', 0.98)
+    """
+
+    MODULES_NEEDED = ["log_mel", "model"]
+    HPARAMS_NEEDED = ["sample_rate", "samples"]
+
+    @classmethod
+    def from_hparams(cls, source, **kwargs):
+        """Load a trained folder; nothing is written into it.
+
+        Arguments
+        ---------
+        source : str or Path
+            The folder, or a training output folder that has it as ``model``.
+        **kwargs
+            See ``Pretrained.from_hparams``.
+
+        Returns
+        -------
+        KeywordSpotter
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not a trained folder.
+        """
+        source = trained_folder(source)
+        spotter = super().from_hparams(str(source), **kwargs)
+        spotter.labels = (source / "labels.txt").read_text().split()
+        return spotter
+
+    def classify_batch(self, wavs, lens=None, depth=None):
+        """Posteriors of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Clips within ±1; shorter ones are zero-padded at the end.
+        lens : torch.Tensor, optional
+            Not used.
+        depth : int, optional
+            Depth to run at; the deepest, if not given.
+
+        Returns
+        -------
+        torch.Tensor, [batch, classes]
+
+        Raises
+        ------
+        ValueError
+            If the clips are longer than the network's window.
+        """
+        missing = self.hparams.samples - wavs.shape[-1]
+        if missing < 0:
+            raise ValueError(
+                f"clips have {wavs.shape[-1]} samples, the network's window "
+                f"is {self.hparams.samples}: cut them into windows"
+            )
+        wavs = torch.nn.functional.pad(wavs.to(self.device), [0, missing])
+        with torch.no_grad():
+            feats = self.mods.log_mel(wavs)
+            return self.mods.model(feats, depth=depth).softmax(-1)
+
+    def classify_file(self, path, depth=None):
+        """Keyword and probability of a sound file of at most one window.
+
+        Arguments
+        ---------
+        path : str or Path
+            Mono, at the network's sample rate.
+        depth : int, optional
+            Depth to run at.
+
+        Returns
+        -------
+        (str, float)
+        """
+        rate = self.hparams.sample_rate
+        wav = torch.as_tensor(read_audio(path, sample_rate=rate))
+        posteriors = self.classify_batch(wav.unsqueeze(0), depth=depth)[0]
+        best = int(posteriors.argmax())
+        return self.labels[best], float(posteriors[best])
+
+
+def trained_folder(path):
+    """The trained folder at a path or in its ``model`` subfolder.
+
+    Arguments
+    ---------
+    path : str or Path
+        What a user named.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, naming what is missing.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder {path}")
+    for folder in (path, path / "model"):
+        if (folder / "model.ckpt").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{path} is not a trained folder: it has no model.ckpt. "
+        "recipes/SpeechCommands/train.py writes one"
+    )

@@ -1,0 +1,1 @@
+"""The binary kernels: numba prototype and compiled core."""

@@ -1,0 +1,273 @@
+"""The C runtime (csrc/) from Python, by ctypes.
+
+The compiled extension ``_native`` carries the functions of
+csrc/include/bifsmn.h; this module calls them and checks what goes in.
+"""
+
+import ctypes
+
+import numpy as np
+
+from speechbrain_bifsmn.export.file import ModelFileError
+
+try:
+    from speechbrain_bifsmn.kernels import _native
+except ImportError:
+    _native = None
+
+MISSING = (
+    "the compiled core of speechbrain_bifsmn is missing, and numba is used "
+    "instead; to get it, install a C compiler and then reinstall "
+    "speechbrain_bifsmn"
+)
+
+# Codes of enum bifsmn_error that do not concern the file.
+ERROR_SAMPLES, ERROR_DEPTH = 14, 15
+
+TRACE = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+)
+
+
+class Info(ctypes.Structure):
+    """``struct bifsmn_info``, field by field."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                "sample_rate samples hop_length stride frames mels "
+                "frames1 mels1 frames2 mels2 conv1_channels conv2_channels "
+                "channels expansion layers classes depths"
+            ).split()
+        ),
+        ("depth", ctypes.POINTER(ctypes.c_int)),
+        ("kernels", ctypes.c_char_p),
+    ]
+
+
+def available():
+    """Whether the compiled core was built."""
+    return _native is not None
+
+
+def _load():
+    """The C functions, with their types."""
+    if not available():
+        raise ImportError(MISSING)
+    lib = ctypes.CDLL(_native.__file__)
+    pointer, size, integer = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    for name, result, *arguments in (
+        ("message", ctypes.c_char_p, integer),
+        ("workspace_size", integer, pointer, size, ctypes.POINTER(size)),
+        (
+            *("open", integer, pointer, size, pointer, size),
+            ctypes.POINTER(pointer),
+        ),
+        ("info", None, pointer, ctypes.POINTER(Info)),
+        ("label", ctypes.c_char_p, pointer, integer),
+        ("features", integer, pointer, pointer, size, pointer),
+        ("run_features", integer, pointer, pointer, integer, pointer),
+        ("run", integer, pointer, pointer, size, integer, pointer),
+        ("set_trace", None, pointer, TRACE, pointer),
+    ):
+        function = getattr(lib, f"bifsmn_{name}")
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+class NativeEngine:
+    """One model in the C runtime.
+
+    Not for two threads at once; two engines may share ``data``.
+
+    Arguments
+    ---------
+    data : bytes
+        A whole model file.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not a valid one.
+    ImportError
+        If the compiled core was not built.
+    """
+
+    def __init__(self, data):
+        self._lib = _load()
+        self._data = bytes(data)
+        size = ctypes.c_size_t()
+        self._check(
+            self._lib.bifsmn_workspace_size(
+                self._data, len(self._data), ctypes.byref(size)
+            )
+        )
+        self._workspace = np.empty(size.value, np.uint8)
+        self._net = ctypes.c_void_p()
+        self._check(
+            self._lib.bifsmn_open(
+                self._data,
+                len(self._data),
+                self._workspace.ctypes.data,
+                size.value,
+                ctypes.byref(self._net),
+            )
+        )
+        self.info = Info()
+        self._lib.bifsmn_info(self._net, ctypes.byref(self.info))
+        self.depths = tuple(self.info.depth[: self.info.depths])
+        self.labels = [
+            self._lib.bifsmn_label(self._net, i).decode()
+            for i in range(self.info.classes)
+        ]
+
+    def features(self, pcm):
+        """Front end.
+
+        Arguments
+        ---------
+        pcm : np.ndarray of int16, [samples]
+            One decision.
+
+        Returns
+        -------
+        np.ndarray of int8, [frames, mels]
+        """
+        pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
+        out = np.empty((self.info.frames, self.info.mels), np.int8)
+        self._check(
+            self._lib.bifsmn_features(
+                self._net, pcm.ctypes.data, pcm.size, out.ctypes.data
+            )
+        )
+        return out
+
+    def scores(self, features, depth):
+        """Network.
+
+        Arguments
+        ---------
+        features : np.ndarray of int8, [frames, mels]
+            One decision.
+        depth : int
+            Layers to run, one of ``depths``.
+
+        Returns
+        -------
+        np.ndarray of float32, [classes]
+        """
+        shape = self.info.frames, self.info.mels
+        features = _checked(features, np.int8, shape, "features")
+        out = np.empty(self.info.classes, np.float32)
+        self._check(
+            self._lib.bifsmn_run_features(
+                self._net, features.ctypes.data, depth, out.ctypes.data
+            )
+        )
+        return out
+
+    def scores_pcm(self, pcm, depth):
+        """Front end and network.
+
+        Arguments
+        ---------
+        pcm : np.ndarray of int16, [samples]
+            One decision.
+        depth : int
+            Layers to run, one of ``depths``.
+
+        Returns
+        -------
+        np.ndarray of float32, [classes]
+        """
+        pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
+        out = np.empty(self.info.classes, np.float32)
+        self._check(
+            self._lib.bifsmn_run(
+                *(self._net, pcm.ctypes.data, pcm.size),
+                *(depth, out.ctypes.data),
+            )
+        )
+        return out
+
+    def trace(self, features, depth):
+        """Network, with what every stage makes.
+
+        Arguments
+        ---------
+        features : np.ndarray of int8, [frames, mels]
+            One decision.
+        depth : int
+            Layers to run, one of ``depths``.
+
+        Returns
+        -------
+        dict of str to np.ndarray
+            "conv1" and "conv2" (bool, [frames, mels, channels]), "fc"
+            (float32, [frames, channels]), for each executed layer k
+            "memory.k", "pointwise1.k" (bool) and "pointwise2.k", "scores".
+        """
+        i = self.info
+        stream = (i.frames2, i.channels)
+        shapes = {
+            "conv1": (i.frames1, i.mels1, i.conv1_channels),
+            "conv2": (i.frames2, i.mels2, i.conv2_channels),
+            "pointwise1": (i.frames2, i.expansion),
+            "scores": (i.classes,),
+        }
+        bits = {"conv1", "conv2", "pointwise1"}
+        stages = {}
+
+        @TRACE
+        def keep(_, name, k, data, size):
+            name, raw = name.decode(), ctypes.string_at(data, size)
+            layered = name in ("memory", "pointwise1", "pointwise2")
+            key = f"{name}.{k}" if layered else name
+            shape = shapes.get(name, stream)
+            if name in bits:
+                words = np.frombuffer(raw, np.uint64)
+                stages[key] = _unpack(words.reshape(*shape[:-1], -1), shape[-1])
+            else:
+                stages[key] = np.frombuffer(raw, np.float32).reshape(shape)
+
+        self._lib.bifsmn_set_trace(self._net, keep, None)
+        try:
+            self.scores(features, depth)
+        finally:
+            self._lib.bifsmn_set_trace(self._net, TRACE(), None)
+        return stages
+
+    def _check(self, error):
+        if not error:
+            return
+        message = self._lib.bifsmn_message(error).decode()
+        if error == ERROR_DEPTH:
+            depths = ", ".join(map(str, self.depths))
+            raise ValueError(f"{message}; it can at {depths}")
+        if error == ERROR_SAMPLES:
+            raise ValueError(message)
+        raise ModelFileError(message)
+
+
+def _unpack(words, size):
+    """Rows of 64-bit words to bool [..., size]."""
+    shifts = np.arange(64, dtype=np.uint64)
+    bits = words[..., None] >> shifts & np.uint64(1)
+    return bits.reshape(*words.shape[:-1], -1)[..., :size].astype(bool)
+
+
+def _checked(array, dtype, shape, what):
+    """The array, contiguous, once its type and shape are right."""
+    array = np.asarray(array)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(
+            f"{what} must be {np.dtype(dtype)} {list(shape)}, "
+            f"not {array.dtype} {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array)

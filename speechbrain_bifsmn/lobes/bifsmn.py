@@ -1,0 +1,69 @@
+"""BiFSMN: the thinnable DFSMN with 1-bit weights and activations.
+
+Between the int8 first convolution and the 4- or 8-bit classifier every weight
+has one magnitude for each output channel and every activation two values, so
+that the network runs by XNOR and popcount on integers: ``bifsmn export``
+proves it and writes the file.
+
+Source
+------
+Qin et al., "BiFSMN: Binary Neural Network for Keyword Spotting", IJCAI 2022
+(arXiv 2202.06483). Differences, each because a device needs it: one scale for
+each output channel, padding with +1 after binarization, a batch norm after the
+per-frame linear map as after every other layer, integer first and last layers.
+"""
+
+from speechbrain_bifsmn.layers import IntegerConv2d, IntegerLinear
+from speechbrain_bifsmn.lobes.fsmn import DFSMN
+
+
+class BiFSMN(DFSMN):
+    """1-bit, thinnable keyword network from log-mel frames to logits.
+
+    Arguments
+    ---------
+    feature_step : float
+        One int8 step of the input features.
+    head_bits : int
+        Width of the classifier's weights, 4 or 8.
+    weight_quantizer, activation_quantizer : str
+        Names of binarizers, see ``speechbrain_bifsmn.quantizers``.
+    depths : list of int
+        Depths that can run, deepest first.
+    private : list of str
+        Norms that each depth has of its own.
+    **sizes
+        See ``DFSMN``.
+
+    Example
+    -------
+    >>> import torch
+    >>> model = BiFSMN(classes=10)
+    >>> model(torch.randn(2, 32, 32), depth=2).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        feature_step=0.03125,
+        head_bits=4,
+        weight_quantizer="bifsmn",
+        activation_quantizer="bifsmn",
+        depths=(8, 4, 2, 1),
+        private=("pointwise2",),
+        **sizes,
+    ):
+        super().__init__(
+            weight_quantizer=weight_quantizer,
+            activation_quantizer=activation_quantizer,
+            depths=depths,
+            private=private,
+            **sizes,
+        )
+        channels, _, kernel, _ = self.conv1.weight.shape
+        self.conv1 = IntegerConv2d(
+            1, channels, kernel, self.conv1.stride, feature_step
+        )
+        self.head = IntegerLinear(
+            self.head.in_features, self.head.out_features, head_bits
+        )

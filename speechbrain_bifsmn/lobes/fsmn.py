@@ -1,0 +1,350 @@
+"""Deep feed-forward sequential memory networks (DFSMN), thinnable.
+
+A frame-synchronous network for keyword spotting: two strided convolutions, a
+linear map of each frame, then layers that each look a few frames around them.
+One set of weights can run at several depths. With binarizers
+(``speechbrain_bifsmn.lobes.bifsmn``) the same network is 1-bit.
+
+Sources
+-------
+Zhang et al., "Deep-FSMN for Large Vocabulary Continuous Speech Recognition",
+ICASSP 2018; Qin et al., "BiFSMN: Binary Neural Network for Keyword Spotting",
+IJCAI 2022 (arXiv 2202.06483), for the layout and the thinnable architecture.
+"""
+
+import torch
+from torch import nn
+
+from speechbrain_bifsmn.layers import (
+    Conv2d,
+    Linear,
+    Memory,
+    NormPReLU,
+    PerDepth,
+    layers_of,
+)
+
+
+class FSMNMemory(nn.Module):
+    """Memory block: x + PReLU(BN(memory(x))).
+
+    Arguments
+    ---------
+    channels : int
+        Size of the last axis.
+    left, right : int
+        Taps in the past and in the future (lookahead).
+    dilation : int
+        Frames between two taps.
+    depths : list of int
+        Depths that execute this block.
+    private : bool
+        Whether each depth has its own norm.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real block.
+
+    Example
+    -------
+    >>> FSMNMemory(16, left=4, right=1)(torch.randn(2, 50, 16)).shape
+    torch.Size([2, 50, 16])
+    """
+
+    def __init__(
+        self,
+        channels,
+        left=2,
+        right=2,
+        dilation=1,
+        depths=(1,),
+        private=False,
+        weight_quantizer=None,
+        activation_quantizer=None,
+    ):
+        super().__init__()
+        self.memory = Memory(
+            channels,
+            left,
+            right,
+            dilation,
+            weight_quantizer,
+            activation_quantizer,
+        )
+        self.norm = PerDepth(channels, depths, private)
+
+    def forward(self, x, depth=1):
+        """Map [batch, time, channels] to the same shape."""
+        return x + self.norm(self.memory(x), depth)
+
+
+class DFSMNBlock(nn.Module):
+    """One layer: memory, then two pointwise maps, each with a residual.
+
+    Arguments
+    ---------
+    channels : int
+        Size of the residual stream.
+    expansion : int
+        Size between the two pointwise maps.
+    left, right, dilation : int
+        See ``FSMNMemory``.
+    depths : list of int
+        Depths that execute this layer.
+    private : list of str
+        Which norms each depth has of its own: "memory", "pointwise1",
+        "pointwise2".
+    dropout : float
+        On what the pointwise maps add to the residual stream.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real layer.
+
+    Example
+    -------
+    >>> DFSMNBlock(16, 32)(torch.randn(2, 8, 16)).shape
+    torch.Size([2, 8, 16])
+    """
+
+    def __init__(
+        self,
+        channels,
+        expansion,
+        left=2,
+        right=2,
+        dilation=1,
+        depths=(1,),
+        private=(),
+        dropout=0.0,
+        weight_quantizer=None,
+        activation_quantizer=None,
+    ):
+        super().__init__()
+        quantizers = weight_quantizer, activation_quantizer
+        self.memory = FSMNMemory(
+            channels,
+            left,
+            right,
+            dilation,
+            depths,
+            "memory" in private,
+            *quantizers,
+        )
+        self.pointwise1 = Linear(channels, expansion, *quantizers)
+        self.norm1 = PerDepth(expansion, depths, "pointwise1" in private)
+        self.pointwise2 = Linear(expansion, channels, *quantizers)
+        self.norm2 = PerDepth(channels, depths, "pointwise2" in private)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, depth=1):
+        """Map [batch, time, channels] to the same shape."""
+        x = self.memory(x, depth)
+        y = self.norm1(self.pointwise1(x), depth)
+        y = self.norm2(self.pointwise2(y), depth)
+        return x + self.dropout(y)
+
+
+class DFSMN(nn.Module):
+    """Keyword network from log-mel frames to logits.
+
+    Arguments
+    ---------
+    n_mels : int
+        Mel bands of the input.
+    frames : int
+        Frames of the input.
+    classes : int
+        Keywords, with unknown and silence where there are.
+    conv_channels : tuple of int
+        Channels of the two convolutions.
+    kernel, stride : int
+        Of both convolutions, along time and mel.
+    channels : int
+        Size of the residual stream.
+    expansion : int
+        Size between the two pointwise maps of a layer.
+    layers : int
+        How many layers there are.
+    left, right, dilation : int
+        Context of each layer's memory, see ``FSMNMemory``.
+    depths : list of int, optional
+        Depths that can run, deepest first; all layers only, if not given.
+    private : list of str
+        Norms that each depth has of its own, see ``DFSMNBlock``.
+    dropout : float
+        See ``DFSMNBlock``.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real network.
+
+    Example
+    -------
+    >>> model = DFSMN(n_mels=20, frames=40, classes=5, layers=3, depths=[3, 1])
+    >>> model(torch.randn(2, 40, 20)).shape
+    torch.Size([2, 5])
+    >>> model(torch.randn(2, 40, 20), depth=1).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        n_mels=32,
+        frames=32,
+        classes=12,
+        conv_channels=(16, 32),
+        kernel=5,
+        stride=2,
+        channels=128,
+        expansion=256,
+        layers=8,
+        left=2,
+        right=2,
+        dilation=1,
+        depths=None,
+        private=(),
+        dropout=0.0,
+        weight_quantizer=None,
+        activation_quantizer=None,
+    ):
+        super().__init__()
+        depths = tuple(depths or [layers])
+        _check_depths(depths, layers)
+        unknown = set(private) - {"memory", "pointwise1", "pointwise2"}
+        if unknown:
+            raise ValueError(
+                f"private names no norm called {', '.join(sorted(unknown))}: "
+                "choose among memory, pointwise1, pointwise2"
+            )
+        self.n_mels = n_mels
+        self.frames = frames
+        self.depths = depths
+        self.private = tuple(private)
+        quantizers = weight_quantizer, activation_quantizer
+        first, second = conv_channels
+        self.conv1 = Conv2d(1, first, kernel, stride)
+        self.norm1 = NormPReLU(first)
+        self.conv2 = Conv2d(first, second, kernel, stride, *quantizers)
+        self.norm2 = NormPReLU(second)
+        mels_out, frames_out = n_mels, frames
+        for _ in range(2):
+            mels_out = (mels_out - 1) // stride + 1
+            frames_out = (frames_out - 1) // stride + 1
+        self.fc = Linear(mels_out * second, channels, *quantizers, centre=False)
+        self.norm_fc = NormPReLU(channels)
+        used = {n: layers_of(layers, n) for n in depths}
+        self.blocks = nn.ModuleList(
+            DFSMNBlock(
+                channels,
+                expansion,
+                left,
+                right,
+                dilation,
+                [n for n in depths if i in used[n]],
+                private,
+                dropout,
+                *quantizers,
+            )
+            for i in range(layers)
+        )
+        self.head = nn.Linear(frames_out * channels, classes)
+
+    def layers_of(self, depth):
+        """Indices of the layers that a depth executes, in order."""
+        return layers_of(len(self.blocks), depth)
+
+    def forward(self, x, lens=None, depth=None):
+        """Logits at one depth, or everything at several.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, frames, n_mels]
+            Log-mel frames.
+        lens : torch.Tensor, optional
+            Relative lengths, as SpeechBrain passes them. Not used: clips
+            shorter than the network's window are padded with silence.
+        depth : int or sequence of int, optional
+            One of ``depths``, or several; the deepest, if not given.
+
+        Returns
+        -------
+        torch.Tensor, [batch, classes]
+            The logits, for one depth. For several a dict that gives for each
+            depth its logits and the list of the outputs of every executed
+            layer, [batch, frames', channels], which distillation compares.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such depth, or x has another shape.
+        """
+        single = depth is None or isinstance(depth, int)
+        if single:
+            depth = self.depths[0] if depth is None else depth
+        outputs = {}
+        stem = self.stem(x)
+        for n in [depth] if single else depth:
+            if n not in self.depths:
+                raise ValueError(
+                    f"no depth {n}: this network runs at depth "
+                    + ", ".join(map(str, self.depths))
+                )
+            y, features = stem, []
+            for i in self.layers_of(n):
+                y = self.blocks[i](y, n)
+                features.append(y)
+            outputs[n] = self.head(y.flatten(1)), features
+        return outputs[depth][0] if single else outputs
+
+    def stem(self, x):
+        """[batch, frames, n_mels] to [batch, frames', channels]."""
+        if x.dim() != 3 or x.shape[1:] != (self.frames, self.n_mels):
+            raise ValueError(
+                f"expected features [batch, {self.frames}, {self.n_mels}], "
+                f"got {list(x.shape)}"
+            )
+        y = self.norm1(self.conv1(x.unsqueeze(1)))
+        y = self.norm2(self.conv2(y))
+        y = y.permute(0, 2, 3, 1).flatten(2)
+        return self.norm_fc(self.fc(y))
+
+    @torch.no_grad()
+    def copy_weights(self, teacher):
+        """Start from another network's weights, its norms at every depth.
+
+        Arguments
+        ---------
+        teacher : DFSMN
+            A network of the same sizes.
+
+        Raises
+        ------
+        ValueError
+            Naming the first weight whose shape differs.
+        """
+        theirs = dict(teacher.state_dict())
+        for name, ours in self.state_dict().items():
+            parts = name.split(".")
+            if name not in theirs:
+                # A norm at one of our depths: theirs is shared, or private
+                # to their deepest.
+                at = max(i for i, p in enumerate(parts) if _is_depth(p))
+                for key in ("shared", str(teacher.depths[0])):
+                    parts[at] = key
+                    if ".".join(parts) in theirs:
+                        break
+            value = theirs.get(".".join(parts))
+            if value is None or value.shape != ours.shape:
+                raise ValueError(
+                    f"cannot start from the teacher: {name} does not match; "
+                    "teacher and student must have the same sizes"
+                )
+            ours.copy_(value)
+
+
+def _is_depth(part):
+    return part == "shared" or part.isdigit()
+
+
+def _check_depths(depths, layers):
+    decreasing = all(a > b for a, b in zip(depths, depths[1:], strict=False))
+    if not decreasing or depths[0] > layers or depths[-1] < 1:
+        raise ValueError(
+            f"depths must decrease from at most {layers} (the number of "
+            f"layers) to at least 1, not {list(depths)}"
+        )

@@ -1,0 +1,123 @@
+"""Counts and pictures of how well keywords are recognised."""
+
+import numpy as np
+
+
+def summarize(labels, truth, predictions):
+    """Accuracy and recall of one set of predictions.
+
+    Arguments
+    ---------
+    labels : list of str
+        Class names, by index.
+    truth, predictions : sequence of int, [clips]
+        True and predicted classes.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` and ``accuracy_without_silence`` in percent, ``recall``
+        of each class in percent (None without clips), ``confusion`` as a list
+        of rows, true class by predicted class.
+
+    Example
+    -------
+    >>> summarize(["yes", "no"], [0, 0, 1, 1], [0, 1, 1, 1])["accuracy"]
+    75.0
+    """
+    truth = np.asarray(truth)
+    predictions = np.asarray(predictions)
+    confusion = np.zeros((len(labels), len(labels)), int)
+    np.add.at(confusion, (truth, predictions), 1)
+    counts = confusion.sum(1)
+    right = confusion.diagonal()
+    spoken = np.array([label != "_silence_" for label in labels])
+    return {
+        "accuracy": _percent(right.sum(), counts.sum()),
+        "accuracy_without_silence": _percent(
+            right[spoken].sum(), counts[spoken].sum()
+        ),
+        "recall": {
+            label: _percent(r, n)
+            for label, r, n in zip(labels, right, counts, strict=True)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def _percent(part, whole):
+    return round(100.0 * int(part) / int(whole), 3) if whole else None
+
+
+def plot_confusion(labels, confusion, title, path):
+    """Draw a confusion matrix, each row in percent of its class.
+
+    Arguments
+    ---------
+    labels : list of str
+        Class names.
+    confusion : list of list of int
+        True class by predicted class.
+    title : str
+        Above the picture.
+    path : str or Path
+        PNG to write.
+    """
+    plt = _pyplot()
+    confusion = np.asarray(confusion)
+    share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.5 * len(labels)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, labels, rotation=45, ha="right")
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel="recognised as", ylabel="spoken", title=title)
+    if len(labels) <= 15:
+        for (i, j), value in np.ndenumerate(share):
+            if value >= 0.5:
+                color = "white" if value > 50 else "black"
+                axes.text(j, i, f"{value:.0f}", color=color, ha="center",
+                          va="center", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_curves(history, path):
+    """Draw training curves.
+
+    Arguments
+    ---------
+    history : list of dict
+        One row an epoch: ``epoch``, ``train_loss``, ``valid_loss`` and
+        ``valid_accuracy``, a dict of percent by depth.
+    path : str or Path
+        PNG to write.
+    """
+    plt = _pyplot()
+    epochs = [row["epoch"] for row in history]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.5), layout="constrained"
+    )
+    for name in ("train_loss", "valid_loss"):
+        left.plot(epochs, [row[name] for row in history], label=name[:5])
+    left.set(xlabel="epoch", ylabel="loss", yscale="log")
+    for depth in history[-1]["valid_accuracy"]:
+        values = [row["valid_accuracy"][depth] for row in history]
+        right.plot(epochs, values, label=f"depth {depth}")
+    right.set(xlabel="epoch", ylabel="validation accuracy, %")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot():
+    """pyplot without a screen, imported only when a picture is drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

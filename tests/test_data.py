@@ -1,0 +1,446 @@
+import contextlib
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import runpy
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechbrain_bifsmn.data import download, prepare
+from speechbrain_bifsmn.data.audio import DataError, read_audio, read_pcm
+from speechbrain_bifsmn.data.prepare import NOISE, prepare_speech_commands
+from speechbrain_bifsmn.data.protocols import (
+    PROTOCOLS,
+    SILENCE,
+    UNKNOWN,
+    which_split,
+)
+from speechbrain_bifsmn.data.synthesis import make_speakers, synthesize
+
+ROOT = Path(__file__).parent.parent
+SPLITS = ("train", "valid", "test")
+V1_WORDS = PROTOCOLS["V1-30"].keywords
+V2_WORDS = PROTOCOLS["V2-35"].keywords
+
+
+def speakers(train=4, valid=1, test=1):
+    """Speaker names that the official rule puts where they are wanted."""
+    wanted = {"train": train, "valid": valid, "test": test}
+    names = []
+    for i in range(1000):
+        name = f"{i:08x}"
+        if wanted[which_split(name)]:
+            wanted[which_split(name)] -= 1
+            names.append(name)
+    return names
+
+
+@functools.cache
+def silent_wav(samples, rate, channels):
+    file = io.BytesIO()
+    zeros = np.zeros((samples, channels), np.int16)
+    soundfile.write(file, zeros, rate, format="WAV")
+    return file.getvalue()
+
+
+def write(path, samples=160, rate=16000, channels=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(silent_wav(samples, rate, channels))
+
+
+def make_archive(root, words, names=None, noise_seconds=12):
+    for word in words:
+        for name in names or speakers():
+            write(root / word / f"{name}_nohash_0.wav")
+    for noise in ("hum", "rain"):
+        write(root / NOISE / f"{noise}.wav", noise_seconds * 16000)
+    (root / NOISE / "README.md").write_text("not a recording")
+    return root
+
+
+def make_official_test(folder, labels):
+    for label in (*labels, UNKNOWN, SILENCE):
+        for i in range(2):
+            write(folder / label / f"{i}.wav", 16000)
+    return folder
+
+
+def read(save):
+    rows = {}
+    for split in SPLITS:
+        with open(Path(save) / f"{split}.csv", newline="") as file:
+            rows[split] = list(csv.DictReader(file))
+    return rows
+
+
+def words_of(rows, label):
+    return {Path(r["wav"]).parent.name for r in rows if r["label"] == label}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_on_the_official_layout(tmp_path, name):
+    protocol = PROTOCOLS[name]
+    words = V1_WORDS if protocol.version == "v0.01" else V2_WORDS
+    root = make_archive(tmp_path / f"speech_commands_{protocol.version}", words)
+    # The archive's lists win over the rule: here they swap two parts.
+    names = {which_split(x): f"{x}_nohash_0.wav" for x in speakers()}
+    for file, split in {"validation": "test", "testing": "valid"}.items():
+        lines = [f"{word}/{names[split]}\n" for word in words]
+        (root / f"{file}_list.txt").write_text("".join(lines))
+    official = make_official_test(
+        tmp_path / f"speech_commands_test_set_{protocol.version}",
+        PROTOCOLS["V1-12"].keywords,
+    )
+    prepare_speech_commands(tmp_path, tmp_path / "save", name)
+
+    labels = (tmp_path / "save/labels.txt").read_text().split()
+    assert labels == protocol.labels
+    assert len(labels) == int(name.strip("w").split("-")[1])
+    rows = read(tmp_path / "save")
+    for split in SPLITS:
+        assert {r["label"] for r in rows[split]} == set(labels)
+        assert len({r["ID"] for r in rows[split]}) == len(rows[split])
+    assert Path(rows["test"][0]["wav"]).is_relative_to(
+        official if protocol.official_test else root
+    )
+    if protocol.official_test:
+        assert len(rows["test"]) == 2 * len(labels)
+    else:
+        assert rows["test"][0]["wav"].endswith(names["valid"])
+    assert rows["train"][0]["stop"] == "160"
+    assert rows["train"][0]["duration"] == "0.01"
+    for row in rows["train"]:
+        assert row["label"] in (UNKNOWN, Path(row["wav"]).parent.name, SILENCE)
+
+
+def test_gsc10_is_validated_on_words_it_never_trains_on(tmp_path):
+    make_archive(tmp_path / "speech_commands", V2_WORDS)
+    prepare_speech_commands(tmp_path, tmp_path / "few")
+    prepare_speech_commands(tmp_path, tmp_path / "all", unknown_percentage=80)
+    few, every = read(tmp_path / "few"), read(tmp_path / "all")
+    unknown = [r for r in few["train"] if r["label"] == UNKNOWN]
+    assert len(unknown) == 4  # 10 % of 32 keyword clips, 4, 4
+    assert words_of(every["train"], UNKNOWN) == {"bed", "cat", "happy"}
+    unknown = [r for r in every["train"] if r["label"] == UNKNOWN]
+    assert len(unknown) == 12
+    silence = [r for r in every["train"] if r["label"] == SILENCE]
+    assert len(silence) == 5  # 10 % of 49
+    trained = {"bed", "cat", "happy", "on", "off"}
+    for rows in few, every:
+        assert not words_of(rows["valid"], UNKNOWN) & trained
+        assert not words_of(rows["test"], UNKNOWN) & {"on", "off"}
+    sealed = json.loads((tmp_path / "few/prepare.json").read_text())
+    assert sealed["asked"]["test"] == "own draw"
+
+
+def test_own_words(tmp_path):
+    root = make_archive(tmp_path, ("lamp", "off", "other"))
+    prepare_speech_commands(root, tmp_path / "closed", words=["off", "lamp"])
+    assert (tmp_path / "closed/labels.txt").read_text() == "off\nlamp\n"
+    words = [SILENCE, "off", UNKNOWN, "lamp"]
+    prepare_speech_commands(root, tmp_path / "open", words=words)
+    labels = (tmp_path / "open/labels.txt").read_text().split()
+    assert labels == ["off", "lamp", UNKNOWN, SILENCE]
+    assert words_of(read(tmp_path / "open")["train"], UNKNOWN) == {"other"}
+
+
+def test_directory_order_changes_nothing(tmp_path, monkeypatch):
+    root = make_archive(tmp_path / "data", V2_WORDS)
+    prepare_speech_commands(root, tmp_path / "one", "V2-12")
+    scandir, iterdir = os.scandir, Path.iterdir
+
+    @contextlib.contextmanager
+    def backwards(path):
+        with scandir(path) as entries:
+            yield reversed(list(entries))
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    monkeypatch.setattr(Path, "iterdir", lambda p: reversed([*iterdir(p)]))
+    prepare_speech_commands(root, tmp_path / "two", "V2-12")
+    monkeypatch.undo()
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_speakers_and_seconds_of_noise_stay_in_one_split(tmp_path):
+    root = make_archive(tmp_path / "data", V2_WORDS, speakers(20, 4, 4))
+    prepare_speech_commands(root, tmp_path / "save", "V2-12")
+    rows = read(tmp_path / "save")
+    voices, seconds = {}, {}
+    for split in SPLITS:
+        for row in rows[split]:
+            start, stop = int(row["start"]), int(row["stop"])
+            if row["label"] != SILENCE:
+                voice = Path(row["wav"]).name.split("_nohash_")[0]
+                voices.setdefault(voice, set()).add(split)
+                continue
+            assert stop - start == 16000
+            for second in range(start // 16000, (stop - 1) // 16000 + 1):
+                seconds.setdefault((row["wav"], second), set()).add(split)
+    assert {len(x) for x in voices.values()} == {1}
+    assert {len(x) for x in seconds.values()} == {1}
+    assert set().union(*seconds.values()) == set(SPLITS)
+
+
+def remove(*paths):
+    def change(root):
+        for path in paths:
+            for file in sorted(root.glob(path), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+
+    return change
+
+
+BAD = "yes/00000000_nohash_9.wav"
+
+
+@pytest.mark.parametrize(
+    "change, arguments, message",
+    [
+        (None, {"data_folder": "nowhere"}, "nowhere: there is no such folder"),
+        (None, {"data_folder": "data/yes"}, "none of GSC-10's words .*--words"),
+        (None, {"protocol": "V3-12"}, "no protocol 'V3-12'; there are V1-12"),
+        (None, {"words": ["yes"]}, "at least two different labels"),
+        (None, {"words": ["yes", "yes", "no"]}, "none of them twice"),
+        (None, {"words": ["yes", "lamp"]}, "folders that are not .*: lamp"),
+        (None, {"unknown_percentage": 95}, "stay below 100"),
+        (None, {"testing_percentage": -1}, "neither may be negative"),
+        (None, {"unknown_percentage": 0}, "train split has 9 .*10 labels"),
+        (None, {"validation_percentage": 0}, "valid split has 0 of"),
+        (None, {"test_folder": "nowhere"}, "nowhere: there is no such folder"),
+        (None, {"test_folder": "data"}, "not the official test archive"),
+        (None, {"test_folder": "data", "protocol": "V2-35"}, "leave --test_"),
+        (remove("happy/*", "happy"), {}, "not there: happy; .* --words"),
+        (remove("go/*"), {}, "go: no training clips in it"),
+        (remove(f"{NOISE}/*", NOISE), {}, "silence needs noise recordings"),
+        (lambda root: write(root / BAD, rate=8000), {}, f"{BAD}: 8000 Hz"),
+        (lambda root: write(root / BAD, channels=2), {}, "2 channel.*ffmpeg"),
+        (lambda root: write(root / BAD, samples=0), {}, f"{BAD}: no samples"),
+        (
+            lambda root: (root / BAD).write_bytes(b"RIFF"),
+            {},
+            f"{BAD}: not a readable sound file",
+        ),
+    ],
+)
+def test_errors_name_the_thing(
+    tmp_path, monkeypatch, change, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    make_archive(tmp_path / "data", V2_WORDS, speakers(2))
+    if change:
+        change(tmp_path / "data")
+    with pytest.raises(DataError, match=message) as error:
+        prepare_speech_commands(
+            **{"data_folder": "data", "save_folder": "save", **arguments}
+        )
+    assert "\n" not in str(error.value)
+    assert not Path("save").exists()
+
+
+def test_two_releases_need_a_choice(tmp_path):
+    make_archive(tmp_path / "speech_commands_a", ("yes", "no"))
+    make_archive(tmp_path / "speech_commands_b", ("yes", "no"))
+    arguments = {"save_folder": tmp_path / "s", "words": ["yes", "no"]}
+    with pytest.raises(DataError, match="_a and .*_b: say which"):
+        prepare_speech_commands(tmp_path, **arguments)
+    (tmp_path / "speech_commands_a").rename(tmp_path / "speech_commands_v0.02")
+    prepare_speech_commands(tmp_path, **arguments)
+
+
+def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    save = tmp_path / "save"
+    calls = []
+
+    def interrupted(path):
+        calls.append(path)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return 160
+
+    monkeypatch.setattr(prepare, "check_audio", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_speech_commands(root, save, words=["yes", "no"])
+    assert not save.exists()
+    monkeypatch.undo()
+
+    prepare_speech_commands(root, save, words=["yes", "no"])
+    before = (save / "train.csv").read_bytes()
+    replace = os.replace
+
+    def full_disk(source, target):
+        if Path(target).name == "valid.csv":
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        prepare_speech_commands(root, save, words=["no", "yes"])
+    monkeypatch.undo()
+    assert not (save / "prepare.json").exists()
+    prepare_speech_commands(root, save, words=["yes", "no"])
+    assert (save / "train.csv").read_bytes() == before
+
+
+def test_prepares_again_only_when_something_changed(tmp_path, monkeypatch):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    save = tmp_path / "save"
+    drawn = []
+    measure = prepare._measure
+    monkeypatch.setattr(
+        prepare, "_measure", lambda m: drawn.append(1) or measure(m)
+    )
+
+    def again(**arguments):
+        before = len(drawn)
+        prepare_speech_commands(root, save, words=["yes", "no"], **arguments)
+        return len(drawn) > before
+
+    assert not again(skip_prep=True) and not save.exists()
+    assert again() and not again()
+    assert again(validation_percentage=12)
+    (save / "test.csv").write_text("edited")
+    assert again(validation_percentage=12)
+    write(root / "yes" / f"{speakers()[0]}_nohash_1.wav")
+    assert again(validation_percentage=12)
+    assert not again(validation_percentage=12)
+
+
+def pack(path, names, link=None):
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            if link:
+                member.type, member.linkname = tarfile.SYMTYPE, link
+            tar.addfile(member)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_download_checks_what_it_got(tmp_path, monkeypatch):
+    name = "speech_commands_v0.02"
+    served, data = tmp_path / "served", tmp_path / "data"
+    served.mkdir()
+    digest = pack(served / f"{name}.tar.gz", ["./yes/a.wav", "LICENSE"])
+    monkeypatch.setattr(download, "URL", served.as_uri())
+    with pytest.raises(DataError, match="SHA-256 differs.*; try again"):
+        download.download(name, data)
+    assert not list(data.iterdir())
+    monkeypatch.setitem(download.ARCHIVES, name, digest)
+    assert download.download(name, data) == data / name
+    assert [p.name for p in data.iterdir()] == [name]
+    assert (data / name / "yes/a.wav").is_file()
+    # What is there is not fetched again, and what is not says so.
+    (served / f"{name}.tar.gz").unlink()
+    download.download(name, data)
+    with pytest.raises(DataError, match="not reachable .*put it into"):
+        download.download(name, tmp_path / "other")
+    (tmp_path / f"other/{name}.tar.gz").write_bytes(b"half")
+    with pytest.raises(DataError, match="not the published archive"):
+        download.download(name, tmp_path / "other")
+
+
+def test_prepare_fetches_only_what_is_missing(tmp_path, monkeypatch):
+    def fetch(name, folder):
+        assert name == "speech_commands_test_set_v0.02"
+        return make_official_test(folder / name, PROTOCOLS["V2-12"].keywords)
+
+    monkeypatch.setattr(prepare, "download_archive", fetch)
+    make_archive(tmp_path / "speech_commands_v0.02", V2_WORDS)
+    prepare_speech_commands(tmp_path, tmp_path / "save", download=True)
+    assert len(read(tmp_path / "save")["test"]) == 20
+
+
+@pytest.mark.parametrize(
+    "name, link", [("../evil", None), ("a/../../evil", None), ("evil", "/etc")]
+)
+def test_unsafe_archives_are_refused(tmp_path, name, link):
+    pack(tmp_path / "a.tar.gz", ["fine"])
+    pack(tmp_path / "b.tar.gz", [name], link)
+    (tmp_path / "in").mkdir()
+    download.unpack(tmp_path / "a.tar.gz", tmp_path / "in/fine")
+    with pytest.raises(DataError, match="b.tar.gz: cannot unpack"):
+        download.unpack(tmp_path / "b.tar.gz", tmp_path / "in/evil")
+    assert [p.name for p in (tmp_path / "in").iterdir()] == ["fine"]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_audio_is_the_same_samples_everywhere(tmp_path):
+    pcm = np.array([0, 1, -1, 32767, -32768, 123], np.int16)
+    soundfile.write(tmp_path / "a.wav", pcm, 16000)
+    soundfile.write(tmp_path / "b.wav", pcm / 32768, 16000, "FLOAT")
+    for name in "a.wav", "b.wav":
+        np.testing.assert_array_equal(read_pcm(tmp_path / name), pcm)
+        audio = read_audio(tmp_path / name, 1, 4)
+        assert audio.dtype == np.float32
+        np.testing.assert_array_equal(audio * 32768, pcm[1:4])
+    with pytest.raises(DataError, match="4 to 9 were asked for, it has 6"):
+        read_pcm(tmp_path / "a.wav", 4, 9)
+    with pytest.raises(DataError, match="there is no such file"):
+        read_pcm(tmp_path / "c.wav")
+    with pytest.raises(DataError, match="but 8000 Hz mono is needed"):
+        read_pcm(tmp_path / "a.wav", sample_rate=8000)
+
+
+def test_synthetic_speech(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    arguments = (["yes", "no"], ["house"], 10, 10)
+    synthesize(tmp_path / "a", *arguments)
+    synthesize(tmp_path / "b", *arguments)
+    files = sorted(p for p in (tmp_path / "a").glob("**/*") if p.is_file())
+    for path in files:
+        twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == twin.read_bytes()
+    assert len(files) == 3 * 10 + 4 + 1
+    clip = read_pcm(tmp_path / "a/yes" / os.listdir(tmp_path / "a/yes")[0])
+    assert len(clip) == 16000 and np.abs(clip.astype(int)).max() > 1000
+    synthesize(tmp_path / "b", *arguments)
+    with pytest.raises(DataError, match="is there already"):
+        synthesize(tmp_path / "b", *arguments, seed=1)
+
+    words = ["yes", "no", UNKNOWN, SILENCE]
+    prepare_speech_commands(tmp_path / "a", tmp_path / "save", words=words)
+    rows = read(tmp_path / "save")
+    voices = {speaker.id: speaker for speaker in make_speakers(10)}
+    pairs = {}
+    for split in SPLITS:
+        for row in rows[split]:
+            if row["label"] != SILENCE:
+                voice = voices[Path(row["wav"]).name.split("_nohash_")[0]]
+                pair = (voice.accent, voice.variant)
+                pairs.setdefault(pair, set()).add(split)
+    assert len(pairs) == 10 and {len(x) for x in pairs.values()} == {1}
+
+
+def test_synthesis_without_its_parts(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="from 3 to"):
+        synthesize(tmp_path / "a", ["yes"], speakers=2)
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(DataError, match=r"speechbrain_bifsmn\[demo\]"):
+        synthesize(tmp_path / "a", ["yes"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_recipe_command(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        script = ROOT / "recipes/SpeechCommands/prepare.py"
+        arguments = ["--save_folder", tmp_path / "save", *arguments]
+        monkeypatch.setattr(sys, "argv", [script.name, *map(str, arguments)])
+        runpy.run_path(str(script), run_name="__main__")
+
+    with pytest.raises(SystemExit) as stop:
+        run("--data_folder", tmp_path / "nowhere")
+    # A message instead of a number: Python prints it and exits with 1.
+    assert re.fullmatch("prepare.py: .*nowhere: there is .*", stop.value.code)
+    make_archive(tmp_path / "data", ("yes", "no"))
+    run("--data_folder", tmp_path / "data", "--words", "yes", "no")
+    assert "yes                4       1       1" in capsys.readouterr().out
