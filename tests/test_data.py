@@ -137,6 +137,8 @@ def test_gsc10_is_validated_on_words_it_never_trains_on(tmp_path):
     trained = {"bed", "cat", "happy", "on", "off"}
     for rows in few, every:
         assert not words_of(rows["valid"], UNKNOWN) & trained
+        unknown = [r for r in rows["valid"] if r["label"] == UNKNOWN]
+        assert len(unknown) == 8  # of 110: no more than keywords
         assert not words_of(rows["test"], UNKNOWN) & {"on", "off"}
     sealed = json.loads((tmp_path / "few/prepare.json").read_text())
     assert sealed["asked"]["test"] == "own draw"
@@ -209,6 +211,7 @@ BAD = "yes/00000000_nohash_9.wav"
         (None, {"data_folder": "nowhere"}, "nowhere: there is no such folder"),
         (None, {"data_folder": "data/yes"}, "none of GSC-10's words .*--words"),
         (None, {"protocol": "V3-12"}, "no protocol 'V3-12'; there are V1-12"),
+        (None, {"protocol": "V1-12"}, "is v0.02 .* defined on v0.01"),
         (None, {"words": ["yes"]}, "at least two different labels"),
         (None, {"words": ["yes", "yes", "no"]}, "none of them twice"),
         (None, {"words": ["yes", "lamp"]}, "folders that are not .*: lamp"),

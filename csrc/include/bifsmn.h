@@ -18,8 +18,8 @@
  *
  * Build: any C99 compiler, csrc/src/ *.c with this folder in the include path,
  * and -lm. Give -ffp-contract=off (gcc fuses multiply and add by default on
- * machines that can), and on 32-bit x86 -msse2 -mfpmath=sse: scores are then
- * the same on every machine. */
+ * machines that can), and on 32-bit x86 -msse2 -mfpmath=sse: then the network
+ * computes the same bits on every machine, the scores but for their last. */
 
 #ifndef BIFSMN_H
 #define BIFSMN_H

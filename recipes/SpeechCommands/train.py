@@ -213,6 +213,9 @@ def report(brain, hparams, hparams_file, overrides, labels):
         "seed": hparams["seed"],
         "epochs": hparams["number_of_epochs"],
         "data": prepared["asked"]["data"],
+        "test_manifest": str(
+            Path(hparams["prepared_folder"]).resolve() / "test.csv"
+        ),
         "test_accuracy": {
             depth: row["accuracy"] for depth, row in results["depths"].items()
         },

@@ -8,6 +8,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def download(name, folder):
     else:
         try:
             torch.hub.download_url_to_file(url, archive, ARCHIVES[name])
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise DataError(
                 f"{url}: not reachable ({error}); fetch it elsewhere and put "
                 f"it into {folder}"

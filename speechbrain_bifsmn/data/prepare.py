@@ -24,6 +24,7 @@ from speechbrain_bifsmn.data.download import download as download_archive
 from speechbrain_bifsmn.data.protocols import (
     SILENCE,
     UNKNOWN,
+    V2_ONLY,
     get_protocol,
     which_split,
 )
@@ -131,11 +132,14 @@ def prepare_speech_commands(
         "testing_percentage": testing_percentage,
         "listing_sha256": _sha256(json.dumps([stock, lists, official])),
     }
+    # Tuples become lists, as they are in the file that it is compared with.
     asked = json.loads(json.dumps(asked))
     save_folder = Path(save_folder)
     if _is_prepared(save_folder, asked):
         logger.info("%s: already prepared", save_folder)
         return
+    parts = _split(stock, lists, validation_percentage, testing_percentage)
+    _check_words(parts, protocol, root)
     if protocol.official_test and not test_root:
         logger.warning(
             "%s is tested on an own draw from the testing speakers, not on "
@@ -143,9 +147,6 @@ def prepare_speech_commands(
             "it with --download",
             protocol.name,
         )
-
-    parts = _split(stock, lists, validation_percentage, testing_percentage)
-    _check_words(parts, protocol, root)
     manifests = _draw(
         protocol, root, parts, stock, unknown_percentage, silence_percentage
     )
@@ -278,7 +279,12 @@ def _split(stock, lists, validation_percentage, testing_percentage):
 
 
 def _check_words(parts, protocol, root):
-    """Every word that training needs is there."""
+    """Every word that training needs is there, of the right release."""
+    if protocol.version == "v0.01" and set(V2_ONLY) & set(parts["train"]):
+        raise DataError(
+            f"{root}: is v0.02 of Speech Commands, {protocol.name} is defined "
+            f"on v0.01: choose another --protocol"
+        )
     needed = protocol.keywords + protocol.training_unknowns
     missing = [word for word in needed if word not in parts["train"]]
     if missing:

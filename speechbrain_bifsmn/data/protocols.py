@@ -23,7 +23,7 @@ _V30 = (
     *_words("zero one two three four five six seven eight nine"),
     *_words("bed bird cat dog happy house marvin sheila tree wow"),
 )
-_V35 = (*_V30, *_words("backward forward follow learn visual"))
+V2_ONLY = _words("backward forward follow learn visual")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ PROTOCOLS = {
     for protocol in (
         Protocol("V1-12", _V12, True, True, "v0.01", official_test=True),
         Protocol("V2-12", _V12, True, True, official_test=True),
-        Protocol("V2-35", _V35),
+        Protocol("V2-35", (*_V30, *V2_ONLY)),
         Protocol("V1-30", _V30, version="v0.01"),
         Protocol(
             "GSC-10",
@@ -153,7 +153,7 @@ def get_protocol(name, words=None):
             f"--words {' '.join(words)}: a task needs at least two different "
             f"labels, one of them a word, and none of them twice"
         )
-    return Protocol("own", keywords, UNKNOWN in words, SILENCE in words)
+    return Protocol("words", keywords, UNKNOWN in words, SILENCE in words)
 
 
 def which_split(file_name, validation_percentage=10, testing_percentage=10):

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""The whole chain in one command: data, teacher, 1-bit student, file, C.
+
+    python demo.py                         # synthetic speech, minutes
+    python demo.py --data speech_commands  # real clips, within 40 minutes
+
+Each step is a command that a user would give, printed before it runs; rerun
+to resume. The table at the end is also written to <output>/report.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# First, so that torchaudio can be imported beside a CPU torch.
+import speechbrain_bifsmn  # noqa: F401  isort: skip
+import torch
+
+from speechbrain_bifsmn.data.synthesis import synthesize
+from speechbrain_bifsmn.evaluation import evaluate_file
+from speechbrain_bifsmn.export.folder import export_folder
+from speechbrain_bifsmn.inference import KeywordSpotter
+from speechbrain_bifsmn.spotting import (
+    Spotter,
+    clip_features,
+    read_manifest,
+)
+
+HERE = Path(__file__).resolve().parent
+HPARAMS = HERE.parents[1] / "hparams"
+KEYWORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
+OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
+LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
+# A few minutes on two cores; everything else is the recipe's default.
+SYNTHETIC = {
+    "teacher": ["--number_of_epochs=8", "--feature_copies=3"],
+    "student": ["--number_of_epochs=10", "--feature_copies=3"],
+    "both": ["--protocol=words", f"--words=[{', '.join(LABELS)}]"],
+}
+REAL = {"teacher": [], "student": [], "both": []}
+
+
+def train(yaml, options):
+    """Run train.py as a user would."""
+    command = [
+        sys.executable,
+        str(HERE / "train.py"),
+        str(HPARAMS / yaml),
+        *options,
+    ]
+    shown = [os.path.relpath(part) if "/" in part and "=" not in part else part
+             for part in command[1:]]
+    print("\n$ python " + " ".join(shown), flush=True)
+    if subprocess.run(command).returncode:
+        sys.exit(f"error: training with {yaml} failed; see the lines above")
+
+
+def time_networks(spotter, exported, features):
+    """Median microseconds of one clip, PyTorch and file in turn.
+
+    Features are given, one thread. Returns {depth: {"torch": µs, "c": µs}}.
+    """
+    torch.set_num_threads(1)
+    model = spotter.mods.model
+    step = model.conv1.step
+    inputs = [torch.from_numpy(f).float()[None] * step for f in features]
+    table = {}
+    for depth in exported.model.depths:
+        ours, theirs = [], []
+        with torch.no_grad():
+            for x, f in zip(inputs, features, strict=True):
+                started = time.perf_counter()
+                model(x, depth=depth)
+                middle = time.perf_counter()
+                exported.engine.scores(f, depth)
+                theirs.append(middle - started)
+                ours.append(time.perf_counter() - middle)
+        table[str(depth)] = {
+            "torch": 1e6 * statistics.median(theirs),
+            "c": 1e6 * statistics.median(ours),
+        }
+    return table
+
+
+def print_table(report):
+    """The report as a table."""
+    size = report["bytes"]
+    print(f"\n{report['protocol']}, {report['clips']} test clips")
+    print(f"teacher (fp32, all layers): {report['teacher']:.2f} %")
+    print(f"{'':8}{'accuracy, %':^24}{'µs a clip, one thread':^30}")
+    print(f"{'depth':8}{'PyTorch':>10}{'C':>10}"
+          f"{'PyTorch':>16}{'C':>10}{'ratio':>8}")
+    for depth, row in report["depths"].items():
+        ratio = row["torch_us"] / row["c_us"]
+        print(f"{depth:8}{row['student']:10.2f}{row['file']:10.2f}"
+              f"{row['torch_us']:16.0f}{row['c_us']:10.1f}{ratio:7.0f}x")
+    print(f"front end (PCM to log-mel) in C: {report['features_us']:.0f} µs")
+    print(f"fp32 network, all depths: {size['fp32']:,} bytes; exported file: "
+          f"{size['file']:,} bytes, {size['fp32'] / size['file']:.1f}x smaller")
+    print(f"engine: {report['engine']}; {report['minutes']:.1f} minutes in all")
+
+
+def main(arguments):
+    """Run the chain and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", help="folder of real Speech Commands clips")
+    parser.add_argument("--output", default="results/demo", type=Path)
+    args = parser.parse_args(arguments)
+    started = time.perf_counter()
+    output = args.output / ("real" if args.data else "synthetic")
+    if args.data:
+        data, settings, protocol = args.data, REAL, "GSC-10"
+    else:
+        data, settings, protocol = output / "speech", SYNTHETIC, "words"
+        if not data.exists():
+            print(f"synthesizing speech to {data}", flush=True)
+            synthesize(data, KEYWORDS, OTHERS, 160, 240)
+
+    shared = [f"--data_folder={data}", f"--results_folder={output}"]
+    shared += [*settings["both"], "--noprogressbar"]
+    train("dfsmn.yaml", [*shared, *settings["teacher"]])
+    train("bifsmn.yaml", [*shared, *settings["student"]])
+    prepared = output / protocol
+    teacher, student = prepared / "dfsmn/1", prepared / "bifsmn/1"
+    print(f"\n$ bifsmn export {student} -o {output / 'exported'}", flush=True)
+    exported = export_folder(student, output / "exported")
+
+    spotter = KeywordSpotter.from_hparams(student)
+    listener = Spotter(exported["file"])
+    rows = read_manifest(prepared / "test.csv")[:200]
+    begin = time.perf_counter()
+    features = list(clip_features(listener.engine, listener.model, rows))
+    features_us = 1e6 * (time.perf_counter() - begin) / len(rows)
+    times = time_networks(spotter, listener, features)
+    in_c = evaluate_file(exported["file"], prepared)
+    graph = json.loads((student / "results.json").read_text())["depths"]
+    best = json.loads((teacher / "results.json").read_text())["depths"]
+    weights = spotter.mods.model.state_dict().values()
+    report = {
+        "protocol": "synthetic speech" if protocol == "words" else protocol,
+        "clips": in_c["clips"],
+        "engine": in_c["engine"],
+        "teacher": next(iter(best.values()))["accuracy"],
+        "depths": {
+            depth: {
+                "student": graph[depth]["accuracy"],
+                "file": in_c["depths"][depth]["accuracy"],
+                "torch_us": times[depth]["torch"],
+                "c_us": times[depth]["c"],
+            }
+            for depth in graph
+        },
+        "features_us": features_us,
+        "bytes": {
+            "fp32": sum(4 * w.numel() for w in weights if w.dtype.is_floating_point),
+            "file": exported["bytes"],
+        },
+        "parity": exported["parity"],
+        "minutes": (time.perf_counter() - started) / 60,
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "report.json").write_text(json.dumps(report, indent=1))
+    print_table(report)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")

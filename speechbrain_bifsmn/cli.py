@@ -1,0 +1,205 @@
+"""The ``bifsmn`` command: export, spot, eval, info."""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from speechbrain_bifsmn import __version__
+
+
+def export(args):
+    """Trained folder to model file."""
+    from speechbrain_bifsmn.export.folder import export_folder
+
+    report = export_folder(args.folder, args.output, args.name, args.manifest)
+    if args.json:
+        return print(json.dumps(report, indent=1))
+    parity = report["parity"]
+    print(f"{report['file']}: {report['bytes']:,} bytes")
+    print(f"  {report['binary_layers']} layers proved 1-bit")
+    print(
+        f"  {report['engine']} = PyTorch with the exported constants: "
+        f"{parity['stages']:,} stages of {parity['clips']} clips equal, "
+        f"scores within {parity['largest_score_difference']:.1e}"
+    )
+    if "accuracy" not in report:
+        print("  no test clips found: give --manifest test.csv to measure")
+    for depth, row in report.get("accuracy", {}).items():
+        print(
+            f"  depth {depth}: training graph {row['graph']:.2f} %, file "
+            f"{row['file']:.2f} %, same answer on {row['agreement']:.2f} %"
+        )
+
+
+def spot(args):
+    """Keyword of each sound file."""
+    from speechbrain_bifsmn.spotting import Spotter
+
+    spotter = Spotter(args.model, args.depth)
+    rows = []
+    for wav in args.wav:
+        found = spotter.spot_file(wav)
+        rows.append({"file": wav, "depth": spotter.depth, **vars(found)})
+        if not args.json:
+            print(
+                f"{wav}: {found.label} ({100 * found.probability:.0f} %) "
+                f"at {found.start:.2f} s"
+            )
+    if args.json:
+        print(json.dumps(rows, indent=1))
+
+
+def evaluate(args):
+    """Accuracy at each depth on a protocol's test clips."""
+    from speechbrain_bifsmn.data.prepare import prepare_speech_commands
+    from speechbrain_bifsmn.evaluation import evaluate_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_speech_commands(
+            args.data, folder, args.protocol, words=args.words
+        )
+        prepared = json.loads((Path(folder) / "prepare.json").read_text())
+        report = {
+            "model": args.model,
+            "protocol": args.protocol,
+            "test": prepared["asked"]["test"],
+            **evaluate_file(args.model, folder),
+        }
+    if args.json:
+        return print(json.dumps(report, indent=1))
+    print(
+        f"{args.protocol}, {report['clips']} clips ({report['test']}), "
+        f"{report['engine']}"
+    )
+    for depth, row in report["depths"].items():
+        print(
+            f"  depth {depth}: {row['accuracy']:.2f} %"
+            f" ({row['accuracy_without_silence']:.2f} % without silence)"
+        )
+    first = next(iter(report["depths"]))
+    print(f"  recall at depth {first}, %:")
+    for label, value in report["depths"][first]["recall"].items():
+        print(f"    {label:12} {value:6.2f}")
+
+
+def info(args):
+    """What a model file holds."""
+    from speechbrain_bifsmn.export.file import read_sections
+    from speechbrain_bifsmn.spotting import Spotter
+
+    data = Path(args.model).read_bytes() if Path(args.model).is_file() else b""
+    spotter = Spotter(args.model)
+    model = spotter.model
+    report = {
+        "file": args.model,
+        "bytes": len(data),
+        "labels": model.labels,
+        "depths": model.depths,
+        "config": vars(model.config),
+        "meta": model.meta,
+        "engine": type(spotter.engine).__name__,
+        "sections": {
+            tag: len(raw) for tag, (_, raw) in read_sections(data).items()
+        },
+    }
+    if args.json:
+        return print(json.dumps(report, indent=1))
+    print(f"{args.model}: {len(data):,} bytes, run by {report['engine']}")
+    print(f"  labels  {' '.join(model.labels)}")
+    print(f"  depths  {' '.join(map(str, model.depths))}")
+    for title in ("config", "meta", "sections"):
+        print(f"  {title}")
+        for key, value in report[title].items():
+            print(f"    {key:16} {value}")
+
+
+def parser():
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="bifsmn",
+        description="Keyword spotting with 1-bit networks: export a trained "
+        "folder to one small file, run the file on recordings, measure it.",
+        epilog="Training is recipes/SpeechCommands/train.py.",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, text, **options):
+        sub = commands.add_parser(
+            name, help=function.__doc__, description=text, **options
+        )
+        sub.set_defaults(run=function)
+        sub.add_argument(
+            "--json", action="store_true", help="print JSON, for scripts"
+        )
+        return sub
+
+    sub = command(
+        "export",
+        export,
+        "Fold a trained network to a model file. Every binary layer is proved "
+        "1-bit first; golden vectors of every stage are written beside it.",
+        epilog="example: bifsmn export results/SpeechCommands/GSC-10/bifsmn/1 "
+        "-o exported",
+    )
+    sub.add_argument("folder", help="trained folder, or its parent")
+    sub.add_argument("-o", "--output", required=True, help="where to write")
+    sub.add_argument(
+        "--name", default="model", help="of the file (default: model)"
+    )
+    sub.add_argument(
+        "--manifest",
+        help="CSV of clips to compare accuracy on (default: the test clips "
+        "that training used)",
+    )
+
+    sub = command(
+        "spot",
+        spot,
+        "Recognise the keyword of each recording. Longer recordings than the "
+        "model's window are scanned and the best window is reported.",
+        epilog="example: bifsmn spot exported/model.bifsmn yes.wav --depth 2",
+    )
+    sub.add_argument("model", help="exported .bifsmn file")
+    sub.add_argument("wav", nargs="+", help="mono recording, 16 kHz")
+    sub.add_argument(
+        "--depth", type=int, help="layers to run (default: the deepest)"
+    )
+
+    sub = command(
+        "eval",
+        evaluate,
+        "Accuracy of a model file at each of its depths, from PCM, on the "
+        "test clips of a protocol.",
+        epilog="example: bifsmn eval exported/model.bifsmn speech_commands "
+        "--protocol GSC-10",
+    )
+    sub.add_argument("model", help="exported .bifsmn file")
+    sub.add_argument("data", help="Speech Commands folder")
+    sub.add_argument(
+        "--protocol", default="GSC-10", help="default: %(default)s"
+    )
+    sub.add_argument(
+        "--words", nargs="+", help="labels of an own word list, instead"
+    )
+
+    sub = command("info", info, "Sizes, labels and training facts of a file.")
+    sub.add_argument("model", help="exported .bifsmn file")
+    return top
+
+
+def main(arguments=None):
+    """Run a command; every mistake of the user's is one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"bifsmn: {error}")
+
+
+if __name__ == "__main__":
+    main()

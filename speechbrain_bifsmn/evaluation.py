@@ -1,0 +1,58 @@
+"""Accuracy of a model file on prepared clips, from PCM."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from speechbrain_bifsmn.metrics import summarize
+from speechbrain_bifsmn.spotting import Spotter, clip_features, read_manifest
+
+
+def evaluate_file(path, prepared, engine=None):
+    """Run a model file on the test clips of a prepared folder.
+
+    Arguments
+    ---------
+    path : str or Path
+        Model file.
+    prepared : str or Path
+        Folder with ``test.csv`` and ``labels.txt``.
+    engine : type, optional
+        An engine class, see ``Spotter``.
+
+    Returns
+    -------
+    dict
+        ``clips``, ``engine``, and ``depths``: what ``metrics.summarize``
+        gives, at each depth.
+
+    Raises
+    ------
+    ValueError
+        If the protocol's labels are not the model's.
+    """
+    spotter = Spotter(path, **({"engine": engine} if engine else {}))
+    model, run = spotter.model, spotter.engine
+    prepared = Path(prepared)
+    labels = (prepared / "labels.txt").read_text().split()
+    if labels != model.labels:
+        raise ValueError(
+            f"{path} knows {', '.join(model.labels)}; the protocol asks for "
+            f"{', '.join(labels)}"
+        )
+    rows = read_manifest(prepared / "test.csv")
+    truth = [labels.index(row["label"]) for row in rows]
+    predictions = {depth: [] for depth in model.depths}
+    progress = tqdm(rows, desc="clips", leave=False)
+    for features in clip_features(run, model, progress):
+        for depth in model.depths:
+            scores = run.scores(features, depth)
+            predictions[depth].append(int(scores.argmax()))
+    return {
+        "clips": len(rows),
+        "engine": type(run).__name__,
+        "depths": {
+            str(depth): summarize(labels, truth, found)
+            for depth, found in predictions.items()
+        },
+    }

@@ -1,0 +1,147 @@
+"""Proof that a network is 1-bit, or the name of the layer that is not."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from speechbrain_bifsmn.export.file import pack_bits
+from speechbrain_bifsmn.export.fold import ExportError
+from speechbrain_bifsmn.kernels import numba_kernels
+from speechbrain_bifsmn.layers import (
+    Conv2d,
+    IntegerConv2d,
+    IntegerLinear,
+    Memory,
+)
+
+
+class NotOneBitError(ExportError):
+    """A layer called binary is not; the message names it."""
+
+
+@torch.no_grad()
+def check_one_bit(model, batch=8, seed=0):
+    """Check weights, activations and sums of every layer but first and last.
+
+    Random features are run through the network at all depths. For each layer
+    every output channel must have weights of one magnitude, the input plane
+    and its padding together two values, and the float sums must be those that
+    XOR and popcount give on the packed bits.
+
+    Arguments
+    ---------
+    model : BiFSMN
+        Trained network.
+    batch : int
+        Random clips to run.
+    seed : int
+        Of the random clips.
+
+    Returns
+    -------
+    list of str
+        Names of the layers that were proved binary.
+
+    Raises
+    ------
+    NotOneBitError
+        Naming the first layer that is not, and why.
+    """
+    if not isinstance(model.conv1, IntegerConv2d):
+        raise NotOneBitError(
+            "conv1 has real weights: export needs a BiFSMN, whose first "
+            "layer has integer weights"
+        )
+    if not isinstance(model.head, IntegerLinear):
+        raise NotOneBitError("head has real weights: export needs a BiFSMN")
+    layers = {"conv2": model.conv2, "fc": model.fc}
+    for i, block in enumerate(model.blocks):
+        layers[f"blocks.{i}.memory"] = block.memory.memory
+        layers[f"blocks.{i}.pointwise1"] = block.pointwise1
+        layers[f"blocks.{i}.pointwise2"] = block.pointwise2
+    seen = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, x, y, calls=seen[name]: calls.append((x[0], y))
+        )
+        for name, layer in layers.items()
+    ]
+    was_training = model.training
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        shape = batch, model.frames, model.n_mels
+        x = torch.randn(shape, generator=generator)
+        model.eval()(x.to(model.conv1.weight.device), depth=model.depths)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    for name, layer in layers.items():
+        weight = layer.quantized_weight()
+        _check_weight(name, layer, weight)
+        for x, y in seen[name]:
+            _check_layer(name, layer, weight, x, y)
+    return list(layers)
+
+
+def _check_weight(name, layer, weight):
+    if layer.weight_quantizer is None:
+        raise NotOneBitError(f"{name} has real weights")
+    magnitudes = weight.abs().flatten(1)
+    spread = (magnitudes != magnitudes[:, :1]).any(1)
+    if spread.any():
+        channel = int(spread.nonzero()[0])
+        count = len(magnitudes[channel].unique())
+        raise NotOneBitError(
+            f"{name} is not 1-bit: channel {channel} has weights of {count} "
+            "magnitudes, a device stores one"
+        )
+
+
+def _check_layer(name, layer, weight, x, y):
+    if layer.activation_quantizer is None:
+        raise NotOneBitError(f"{name} has real activations")
+    plane = layer.quantized_input(x)
+    padding = torch.full((1,), layer.padding_value, device=plane.device)
+    values = torch.cat([plane.flatten(), padding]).unique()
+    if len(values) > 2:
+        raise NotOneBitError(
+            f"{name} is not 1-bit: its activations, padding included, have "
+            f"{len(values)} values"
+        )
+    inputs, differing = _packed(layer, x)
+    scale = weight.abs().flatten(1)[:, 0].cpu().numpy()
+    y = y.movedim(1, -1) if isinstance(layer, Conv2d) else y
+    floats = y.cpu().numpy().reshape(-1, len(scale))
+    sums = (inputs - 2 * differing) * scale
+    if not np.allclose(floats, sums, rtol=1e-4, atol=1e-4 * scale.max()):
+        raise NotOneBitError(
+            f"{name} is not 1-bit: its sums are not those of XOR and popcount"
+        )
+
+
+def _packed(layer, x):
+    """K, and differing places by the packed kernel, [rows, outputs]."""
+    signs, _ = layer.weight_quantizer.fold(layer.weight)
+    signs = signs.cpu()
+    plane = layer.quantized_input(x).cpu()
+    pad = layer.padding_value
+    if isinstance(layer, Memory):
+        rows = [
+            numba_kernels.differing_depthwise(
+                (clip >= 0).numpy(),
+                signs.T.contiguous().numpy(),
+                layer.left,
+                layer.dilation,
+            )
+            for clip in plane
+        ]
+        return signs.shape[1], np.concatenate(rows)
+    if isinstance(layer, Conv2d):
+        kernel = signs.shape[-1]
+        plane = F.pad(plane, [kernel // 2] * 4, value=pad)
+        plane = F.unfold(plane, kernel, stride=layer.stride).mT
+    bits = (plane >= 0).flatten(0, -2).numpy()
+    weights = signs.flatten(1).numpy()
+    d = numba_kernels.differing(pack_bits(bits), pack_bits(weights))
+    return weights.shape[1], d

@@ -1,0 +1,184 @@
+"""``bifsmn export``: a trained folder to a model file, proved and measured."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechbrain_bifsmn.data.features import read_clip
+from speechbrain_bifsmn.export.check import check_one_bit
+from speechbrain_bifsmn.export.fold import ExportError, fold
+from speechbrain_bifsmn.export.golden import golden_clips, write_golden
+from speechbrain_bifsmn.export.reference import TorchEngine
+from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
+from speechbrain_bifsmn.kernels import open_engine
+from speechbrain_bifsmn.metrics import summarize
+from speechbrain_bifsmn.spotting import clip_features, read_manifest
+
+# Facts about the machine that trained, which mean nothing elsewhere.
+LOCAL_FACTS = ("data", "test_manifest")
+LICENCE = "Apache-2.0"
+
+
+def export_folder(folder, output, name="model", manifest=None, parity_clips=64):
+    """Write ``<name>.bifsmn`` and golden vectors, and measure both.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Trained folder.
+    output : str or Path
+        Where to write.
+    name : str
+        Of the model file.
+    manifest : str or Path, optional
+        Clips to measure on; the test clips that training used, where they
+        still are, if not given.
+    parity_clips : int
+        Clips of the manifest on which every stage is compared.
+
+    Returns
+    -------
+    dict
+        ``file``, ``bytes``, ``binary_layers``, ``parity`` and, with clips,
+        ``accuracy`` by depth.
+
+    Raises
+    ------
+    ExportError
+        If the network is not 1-bit or does not fit the format, naming the
+        layer; or if two implementations disagree, naming the stage.
+    """
+    source = trained_folder(folder)
+    facts = json.loads((source / "training.json").read_text())
+    spotter = KeywordSpotter.from_hparams(source)
+    network, log_mel = spotter.mods.model, spotter.mods.log_mel
+    binary = check_one_bit(network)
+    meta = {k: v for k, v in facts.items() if k not in LOCAL_FACTS}
+    meta["licence"] = LICENCE
+    samples = spotter.hparams.samples
+    model = fold(network, log_mel, samples, spotter.labels, meta)
+    data = model.to_bytes()
+    engine, reference = open_engine(data), TorchEngine(data)
+
+    manifest = Path(manifest or facts.get("test_manifest", ""))
+    rows = read_manifest(manifest) if manifest.is_file() else []
+    clips = [engine.features(c) for c in golden_clips(samples).values()]
+    features = clip_features(engine, model, tqdm(rows, desc="features"))
+    features = list(features)
+    step = -(-len(rows) // parity_clips) or 1
+    parity = compare_engines(reference, engine, clips + features[::step])
+
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / f"{name}.bifsmn"
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+    write_golden(output, reference)
+    report = {
+        "file": str(path),
+        "bytes": len(data),
+        "binary_layers": len(binary),
+        "engine": type(engine).__name__,
+        "parity": parity,
+    }
+    if rows:
+        report["accuracy"] = compare_accuracy(
+            spotter, engine, model, rows, features
+        )
+    return report
+
+
+def compare_engines(reference, engine, clips, tolerance=1e-4):
+    """Compare every stage at every depth.
+
+    Arguments
+    ---------
+    reference, engine : engines
+        Two implementations of one model file.
+    clips : list of np.ndarray of int8, [frames, n_mels]
+        Features.
+    tolerance : float
+        On the scores; everything before must be equal.
+
+    Returns
+    -------
+    dict
+        ``clips``, ``stages`` compared, ``largest_score_difference``.
+
+    Raises
+    ------
+    ExportError
+        Naming the stage that differs.
+    """
+    stages, largest = 0, 0.0
+    for features in tqdm(clips, desc="parity"):
+        for depth in reference.model.depths:
+            ours = reference.trace(features, depth)
+            theirs = engine.trace(features, depth)
+            for stage, array in ours.items():
+                if stage == "scores":
+                    difference = np.abs(array - theirs[stage]).max()
+                    largest = max(largest, float(difference))
+                    same = difference <= tolerance
+                else:
+                    same = np.array_equal(array, theirs[stage])
+                if not same:
+                    raise ExportError(
+                        f"{type(engine).__name__} and PyTorch disagree at "
+                        f"depth {depth}, stage {stage}"
+                    )
+                stages += 1
+    return {
+        "clips": len(clips),
+        "stages": stages,
+        "largest_score_difference": largest,
+    }
+
+
+@torch.no_grad()
+def compare_accuracy(spotter, engine, model, rows, features):
+    """Accuracy of the training graph and of the file, same clips.
+
+    Arguments
+    ---------
+    spotter : KeywordSpotter
+        The training graph.
+    engine : engine
+        The model file.
+    model : Model
+        The same, parsed.
+    rows : list of dict
+        Manifest rows.
+    features : list of np.ndarray of int8
+        What the engine's front end makes of them.
+
+    Returns
+    -------
+    dict of str to dict
+        For each depth ``graph`` and ``file``, percent, and ``agreement``,
+        percent of the clips on which both say the same.
+    """
+    index = {label: i for i, label in enumerate(model.labels)}
+    truth = [index[row["label"]] for row in rows]
+    samples, rate = model.config.samples, model.config.sample_rate
+    graph = {depth: [] for depth in model.depths}
+    for start in range(0, len(rows), 64):
+        clips = [read_clip(r, samples, rate) for r in rows[start : start + 64]]
+        feats = spotter.mods.log_mel(torch.stack(clips))
+        outputs = spotter.mods.model(feats, depth=model.depths)
+        for depth, (logits, _) in outputs.items():
+            graph[depth] += logits.argmax(-1).tolist()
+    table = {}
+    for depth in model.depths:
+        ours = [int(engine.scores(f, depth).argmax()) for f in features]
+        table[str(depth)] = {
+            "graph": summarize(model.labels, truth, graph[depth])["accuracy"],
+            "file": summarize(model.labels, truth, ours)["accuracy"],
+            "agreement": 100 * np.equal(ours, graph[depth]).mean(),
+        }
+    return table

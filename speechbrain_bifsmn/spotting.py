@@ -1,0 +1,203 @@
+"""Keywords with an exported model file: PCM in, keyword out."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_bifsmn.data.audio import read_pcm
+from speechbrain_bifsmn.export.file import Model
+from speechbrain_bifsmn.kernels import open_engine
+
+
+@dataclass(frozen=True)
+class Spotted:
+    """What was heard in a clip.
+
+    Arguments
+    ---------
+    label : str
+        Keyword, or a class named ``_…_`` if no window holds a keyword.
+    probability : float
+        Its posterior in the best window.
+    start : float
+        Where that window starts, seconds.
+    posteriors : dict of str to float
+        All classes in that window.
+    """
+
+    label: str
+    probability: float
+    start: float
+    posteriors: dict
+
+
+class Spotter:
+    """A model file, ready to listen.
+
+    Arguments
+    ---------
+    path : str or Path
+        Exported ``.bifsmn`` file.
+    depth : int, optional
+        Depth to run at; the deepest, if not given.
+    engine : type, optional
+        An engine class; the compiled core or, without it, numba.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If it is not a whole, unaltered model file.
+    ValueError
+        If it has no such depth.
+
+    Example
+    -------
+    >>> Spotter("student.bifsmn").spot_file("yes.wav")  # doctest: +SKIP
+    Spotted(label='yes', probability=0.98, ...)
+    """
+
+    def __init__(self, path, depth=None, engine=open_engine):
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no model file {path}")
+        data = path.read_bytes()
+        self.model = Model.from_bytes(data)
+        self.engine = engine(data)
+        self.depth = self.model.depths[0] if depth is None else depth
+        if self.depth not in self.model.depths:
+            raise ValueError(
+                f"no depth {depth}: this model runs at depth "
+                + ", ".join(map(str, self.model.depths))
+            )
+
+    def spot_file(self, path):
+        """Recognise a sound file.
+
+        Arguments
+        ---------
+        path : str or Path
+            Mono, at the model's sample rate.
+
+        Returns
+        -------
+        Spotted
+
+        Raises
+        ------
+        DataError
+            If the file cannot be used.
+        """
+        rate = self.model.config.sample_rate
+        return self.spot(read_pcm(path, sample_rate=rate))
+
+    def spot(self, pcm):
+        """Recognise samples.
+
+        A clip shorter than the model's window is zero-padded at the end. A
+        longer one is scanned by windows; the one with the most probable
+        keyword is reported, or if a class named ``_…_`` wins in all of them,
+        the most probable of these.
+
+        Arguments
+        ---------
+        pcm : np.ndarray of int16, [n]
+            Samples.
+
+        Returns
+        -------
+        Spotted
+        """
+        size = self.model.config.samples
+        spotted = []
+        for start in window_starts(len(pcm), self.model.config):
+            window = pcm[start : start + size]
+            window = np.pad(window, (0, size - len(window)))
+            posteriors = softmax(self.engine.scores_pcm(window, self.depth))
+            best = int(posteriors.argmax())
+            spotted.append(
+                Spotted(
+                    self.model.labels[best],
+                    float(posteriors[best]),
+                    start / self.model.config.sample_rate,
+                    {
+                        label: float(p)
+                        for label, p in zip(
+                            self.model.labels, posteriors, strict=True
+                        )
+                    },
+                )
+            )
+        return max(
+            spotted, key=lambda s: (not s.label.startswith("_"), s.probability)
+        )
+
+
+def window_starts(length, config):
+    """Where the windows of a clip start.
+
+    Every stride² frames, and one that ends with the clip.
+
+    Arguments
+    ---------
+    length : int
+        Samples of the clip.
+    config : Config
+        Of the model.
+
+    Returns
+    -------
+    list of int
+    """
+    last = max(0, length - config.samples)
+    step = config.stride**2 * config.hop_length
+    return sorted({*range(0, last + 1, step), last})
+
+
+def softmax(scores):
+    """Posteriors of logits, [classes]."""
+    exponents = np.exp(scores - scores.max())
+    return exponents / exponents.sum()
+
+
+def read_manifest(path):
+    """Rows of a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        CSV written by ``prepare_speech_commands``.
+
+    Returns
+    -------
+    list of dict
+    """
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def clip_features(engine, model, rows):
+    """int8 features of every clip of a manifest.
+
+    Arguments
+    ---------
+    engine : NativeEngine or NumbaEngine
+        Runs the front end.
+    model : Model
+        The model file.
+    rows : iterable of dict
+        Manifest rows.
+
+    Yields
+    ------
+    np.ndarray of int8, [frames, n_mels]
+    """
+    size = model.config.samples
+    for row in rows:
+        start, stop = int(row["start"]), int(row["stop"])
+        pcm = read_pcm(row["wav"], start, stop, model.config.sample_rate)
+        pcm = np.pad(pcm[:size], (0, max(0, size - len(pcm))))
+        yield engine.features(pcm)

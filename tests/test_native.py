@@ -1,0 +1,456 @@
+"""The C runtime: against a plain numpy reference, damage, threads, machines."""
+
+import ctypes
+import os
+import shutil
+import struct
+import subprocess
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechbrain_bifsmn.export.file import ModelFileError
+from speechbrain_bifsmn.kernels.native import NativeEngine
+from tests import reference
+from tests.random_model import random_model
+
+CSRC = Path(__file__).parents[1] / "csrc"
+FLAGS = ["-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+SMALL = {
+    "samples": 300,
+    "win_length": 60,
+    "n_fft": 64,
+    "hop_length": 20,
+    "n_mels": 9,
+    "frames": 13,
+    "conv1_channels": 5,
+    "conv2_channels": 7,
+    "channels": 70,
+    "expansion": 33,
+    "layers": 3,
+    "classes": 4,
+}
+# Every corner that a kernel may get wrong, each as a change to SMALL.
+SHAPES = {
+    "small": {},
+    "default": dict.fromkeys(SMALL),
+    "words": {"channels": 128, "expansion": 64, "conv1_channels": 64},
+    "more than a word": {"conv1_channels": 65, "conv2_channels": 130},
+    "one of each": {
+        "conv1_channels": 1,
+        "conv2_channels": 1,
+        "channels": 1,
+        "expansion": 1,
+        "classes": 1,
+    },
+    "one frame": {"frames": 1},
+    "one mel": {"n_mels": 1},
+    "kernel 1": {"kernel": 1},
+    "kernel 3": {"kernel": 3},
+    "kernel beyond the map": {"kernel": 9, "frames": 3, "n_mels": 2},
+    "stride 1": {"stride": 1},
+    "stride 3": {"stride": 3},
+    "no past": {"left": 0},
+    "no future": {"right": 0},
+    "one tap": {"left": 0, "right": 0},
+    "dilation": {"dilation": 2},
+    "dilation beyond the frames": {"dilation": 50},
+    "many taps": {"left": 200, "right": 300, "stride": 1},
+    "all private": {"private": 7},
+    "some private": {"private": 2},
+    "int8 head": {"head_bits": 8},
+    "odd int4 head": {"channels": 3, "frames": 1},
+    "float32": {"half": False},
+    "thresholds of 8 bits": {"conv1_channels": 10, "channels": 254},
+    "thresholds of 16 bits": {"conv1_channels": 11, "channels": 255},
+    "long sums": {"conv1_channels": 90, "conv2_channels": 2100, "kernel": 5},
+}
+
+
+def make(seed=0, **changes):
+    """A random model of a small shape, or of the default one."""
+    sizes = {**SMALL, **changes}
+    sizes = {k: v for k, v in sizes.items() if v is not None}
+    layers = sizes.get("layers", 8)
+    depths = sizes.pop("depths", (layers, max(1, layers - 1), 1))
+    depths = tuple(sorted(set(depths), reverse=True))
+    return random_model(seed, depths=depths, **sizes)
+
+
+def random_features(model, seed=1):
+    shape = model.config.frames, model.config.n_mels
+    return np.random.default_rng(seed).integers(-128, 128, shape, np.int8)
+
+
+def compare(model):
+    """Every stage at every depth against the reference."""
+    engine = NativeEngine(model.to_bytes())
+    features = random_features(model)
+    for depth in model.depths:
+        expected = reference.trace(model, features, depth)
+        actual = engine.trace(features, depth)
+        assert list(actual) == list(expected)
+        for stage, value in expected.items():
+            assert actual[stage].dtype == value.dtype, stage
+            if stage == "scores":
+                np.testing.assert_allclose(actual[stage], value, 1e-4, 1e-4)
+            else:
+                np.testing.assert_array_equal(actual[stage], value, stage)
+        scores = engine.scores(features, depth)
+        np.testing.assert_array_equal(scores, actual["scores"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_stage_equals_the_reference(shape):
+    compare(make(len(shape), **SHAPES[shape]))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_counts_at_their_ends(weights):
+    """All bits differ, or none does: counters at their highest and at zero.
+
+    Thresholds stand just below, at and just above what is counted.
+    """
+    sizes = {"left": 400, "right": 400, "conv1_channels": 90}
+    model = make(channels=2112, expansion=2200, layers=1, **sizes)
+    for tag, array in model.arrays.items():
+        if tag in ("C2.W", "FC.W", "ME.W", "P1.W", "P2.W"):
+            array[:] = weights
+        elif tag.endswith(".D"):
+            array[:] = False
+        elif tag.endswith(".A") and tag != "HD.A":
+            # The sum of such a row has the sign of its weights: x stays >= 0.
+            array[..., 0, :] = 0.01 if weights else -0.01
+            array[..., 1, :] = 0
+    # First convolution: sums of zero, at thresholds of -1, 0 and 1; only the
+    # last gives -1, and is turned.
+    model.arrays["C1.W"][:] = 0
+    model.arrays["C1.T"][:] = np.arange(90) % 3 - 1
+    model.arrays["C1.D"][:] = np.arange(90) % 3 == 2
+    inputs = {"C2.T": 25 * 90, "P1.T": 2112}
+    for tag, most in inputs.items():
+        threshold = model.arrays[tag]
+        counted = 0 if weights else most
+        threshold.flat = np.clip(
+            counted + np.arange(threshold.size) % 3 - 1, 0, most + 1
+        )
+        direction = model.arrays[tag[:3] + "D"]
+        direction[:] = (counted >= threshold).reshape(direction.shape)
+    compare(model)
+
+
+def pcm_like_speech(samples, seed):
+    """Coloured noise in bursts over a quiet background."""
+    rng = np.random.default_rng(seed)
+    noise = np.cumsum(rng.normal(size=samples)) + 5 * rng.normal(size=samples)
+    noise -= np.linspace(noise[0], noise[-1], samples)
+    bursts = np.sin(np.arange(samples) / samples * 20) ** 8 + 0.01
+    signal = noise * bursts
+    return (signal / np.abs(signal).max() * 20000).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict.fromkeys(SMALL),
+        {},
+        {"n_fft": 4, "win_length": 3, "n_mels": 1},
+        {"n_fft": 128, "win_length": 128, "samples": 400},
+        {"n_fft": 512, "win_length": 400, "samples": 1000, "frames": 3},
+        {"hop_length": 80, "win_length": 64},
+    ],
+)
+def test_front_end_is_at_most_one_step_off(sizes):
+    model = make(**sizes)
+    engine = NativeEngine(model.to_bytes())
+    off, total = 0, 0
+    for seed in range(3):
+        pcm = pcm_like_speech(model.config.samples, seed)
+        exact = reference.features(model, pcm)
+        rounded = np.clip(np.rint(exact), -128, 127)
+        features = engine.features(pcm)
+        steps = np.abs(features - rounded)
+        assert steps.max() <= 1
+        # Only what was about to be rounded the other way may differ.
+        assert (np.abs(exact - features)[steps == 1] < 0.5 + 1e-3).all()
+        off, total = off + np.count_nonzero(steps), total + steps.size
+    assert off <= 1e-3 * total
+
+
+def test_silence_is_at_the_floor():
+    engine = NativeEngine(make().to_bytes())
+    features = engine.features(np.zeros(engine.info.samples, np.int16))
+    assert (features == np.rint((-100 + 40) * 1.6)).all()
+
+
+def test_pcm_to_scores_is_both_steps():
+    model = make()
+    engine = NativeEngine(model.to_bytes())
+    pcm = pcm_like_speech(model.config.samples, 0)
+    np.testing.assert_array_equal(
+        engine.scores_pcm(pcm, 2), engine.scores(engine.features(pcm), 2)
+    )
+
+
+def test_two_threads_share_a_file():
+    model = make(**dict.fromkeys(SMALL))
+    data = model.to_bytes()
+    pcm = [pcm_like_speech(model.config.samples, i) for i in range(2)]
+    alone = [NativeEngine(data).scores_pcm(pcm[i], 8 - i) for i in range(2)]
+    together = [[], []]
+
+    def work(i):
+        engine = NativeEngine(data)
+        for _ in range(100):
+            together[i].append(engine.scores_pcm(pcm[i], 8 - i))
+
+    threads = [threading.Thread(target=work, args=[i]) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert len(together[i]) == 100
+        for scores in together[i]:
+            np.testing.assert_array_equal(scores, alone[i])
+
+
+def test_what_a_model_says_of_itself():
+    model = make()
+    engine = NativeEngine(model.to_bytes())
+    assert engine.labels == model.labels
+    assert engine.depths == model.depths
+    assert engine.info.kernels == b"scalar"
+    assert engine.info.frames2 == model.config.frames_out
+
+
+def test_wrong_arguments_are_named():
+    engine = NativeEngine(make().to_bytes())
+    features = np.zeros((13, 9), np.int8)
+    with pytest.raises(ValueError, match="depth; it can at 3, 2, 1"):
+        engine.scores(features, 5)
+    with pytest.raises(ValueError, match=r"int8 \[13, 9\], not int8 \[9, 13\]"):
+        engine.scores(features.T, 3)
+    with pytest.raises(ValueError, match="int8"):
+        engine.scores(features.astype(np.float32), 3)
+    with pytest.raises(ValueError, match=r"int16 \[300\], not int16 \[299\]"):
+        engine.features(np.zeros(299, np.int16))
+
+
+def test_missing_core_is_explained(monkeypatch):
+    from speechbrain_bifsmn.kernels import native
+
+    monkeypatch.setattr(native, "_native", None)
+    assert not native.available()
+    with pytest.raises(ImportError, match="install a C compiler"):
+        native.NativeEngine(b"")
+
+
+def sections_of(data):
+    """Place of every table entry."""
+    count = struct.unpack_from("<I", data, 20)[0]
+    places = range(24, 24 + 16 * count, 16)
+    return {bytes(data[p : p + 4]).decode(): p for p in places}
+
+
+def damaged(*edits, **changes):
+    """A model file with some bytes replaced, and its checksum right again.
+
+    Each edit is (tag or None, offset, struct format, value); without a tag
+    offsets are those of the file, with a tag those of its section; "table"
+    before the tag means its entry in the table.
+    """
+    data = bytearray(make(**changes).to_bytes())
+    for where, offset, layout, value in edits:
+        if where is not None:
+            entry = sections_of(data)[where.removeprefix("table ")]
+            inside = struct.unpack_from("<I", data, entry + 8)[0]
+            offset += entry if where.startswith("table ") else inside
+        struct.pack_into(layout, data, offset, value)
+    struct.pack_into("<I", data, 16, zlib.crc32(data[20:]))
+    return bytes(data)
+
+
+CONF = {name: i for i, name in enumerate(make().config.__dict__)}
+DAMAGE = {
+    "empty": (b"", "not a BiFSMN"),
+    "magic": (damaged((None, 7, "<B", 0)), "not a BiFSMN"),
+    "major version": (damaged((None, 8, "<H", 2)), "major format version"),
+    "truncated": (damaged()[:-1], "truncated"),
+    "padded": (damaged() + b"\0", "truncated or padded"),
+    "altered": (damaged()[:-1] + b"\xff", "checksum"),
+    "count": (damaged((None, 20, "<I", 2**28)), "section table"),
+    "outside": (damaged(("table C2.W", 8, "<I", 2**31)), "section table"),
+    "too long": (damaged(("table HD.A", 12, "<I", 2**32 - 1)), "table"),
+    "unaligned": (damaged(("table FRNT", 8, "<I", 1001)), "section table"),
+    "overlap": (damaged(("table META", 12, "<I", 4000)), "section table"),
+    "missing": (damaged(("table FC.S", 0, "4s", b"NEW!")), "missing"),
+    "twice": (damaged(("table FC.S", 0, "4s", b"FC.A")), "there twice"),
+    "dtype": (damaged(("table C1.T", 4, "<B", 4)), "wrong type or size"),
+    "unknown dtype": (damaged(("table C1.T", 4, "<B", 77)), "wrong type"),
+    "shape": (damaged(("CONF", 4 * CONF["expansion"], "<I", 65)), "or size"),
+    "depth 0": (damaged(("DPTH", 8, "<I", 0)), "depths"),
+    "too deep": (damaged(("DPTH", 0, "<I", 4)), "depths"),
+    "depth twice": (damaged(("DPTH", 4, "<I", 3)), "depths"),
+    "labels": (damaged(("LABL", 3, "<B", 0)), "label"),
+    "open label": (damaged(("LABL", 23, "<B", 65)), "label"),
+    "nan": (damaged(("FC.S", 0, "<f", np.nan)), "not finite"),
+    "infinite": (damaged(("P2.A", 4, "<e", np.inf)), "not finite"),
+    "edges": (damaged(("MELS", 4, "<f", 1e6)), "out of order"),
+    "floor": (damaged(("FRNT", 0, "<f", 0)), "not finite or out of order"),
+    "bits beyond a row": (damaged(("FC.W", 15, "<B", 128)), "out of order"),
+    **{
+        f"{name} {value}": (
+            damaged(("CONF", 4 * CONF[name], "<I", value)),
+            "CONF",
+        )
+        for name, value in {
+            "samples": 0,
+            "n_fft": 63,
+            "win_length": 65,
+            "kernel": 4,
+            "stride": 0,
+            "channels": 2**32 - 1,
+            "expansion": 2**31,
+            "left": 2**31,
+            "layers": 2**16,
+            "depths": 4,
+            "private": 8,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_refused_by_name(damage):
+    data, message = DAMAGE[damage]
+    with pytest.raises(ModelFileError, match=message):
+        NativeEngine(data)
+
+
+def test_later_minor_version_may_add_sections():
+    data = damaged((None, 10, "<H", 7))
+    count = struct.unpack_from("<I", data, 20)[0]
+    table, body = data[24 : 24 + 16 * count], data[24 + 16 * count :]
+    table = bytearray(table)
+    for i in range(count):
+        where = struct.unpack_from("<I", table, 16 * i + 8)[0]
+        struct.pack_into("<I", table, 16 * i + 8, where + 16)
+    size = len(data) + 16
+    table += struct.pack("<4sB3xII", b"NEW!", 99, size, 0)
+    rest = struct.pack("<I", count + 1) + table + body
+    head = struct.pack("<8sHHII", b"BiFSMN\r\n", 1, 7, size, zlib.crc32(rest))
+    NativeEngine(head + rest)
+
+
+def test_workspace_too_small():
+    engine = NativeEngine(make().to_bytes())
+    lib, data = engine._lib, engine._data
+    net = ctypes.c_void_p()
+    where = engine._workspace.ctypes.data
+    for size in (0, 1, engine._workspace.size // 2):
+        error = lib.bifsmn_open(
+            data, len(data), where, size, ctypes.byref(net)
+        )
+        assert b"workspace" in lib.bifsmn_message(error)
+    assert lib.bifsmn_message(99) == b"unknown error"
+
+
+def build(program, out, compiler="gcc", *flags):
+    """Compile the runtime with one of csrc/tests or csrc/examples."""
+    if shutil.which(compiler) is None:
+        pytest.fail(f"{compiler} is missing: apt-get install {compiler}")
+    sources = [*sorted((CSRC / "src").glob("*.c")), CSRC / program]
+    include = f"-I{CSRC / 'include'}"
+    subprocess.run(
+        [compiler, *FLAGS, *flags, include, *sources, "-lm", "-o", out],
+        check=True,
+    )
+    return out
+
+
+def test_fuzz(tmp_path):
+    program = build(
+        "tests/fuzz.c",
+        tmp_path / "fuzz",
+        "gcc",
+        *("-O1", "-g", "-fsanitize=address,undefined"),
+        "-fno-sanitize-recover=all",
+    )
+    tiny = {"frames": 5, "n_mels": 5, "n_fft": 16, "win_length": 16}
+    tiny.update(channels=10, expansion=9, left=1, right=0)
+    shapes = [{}, {"private": 5, "half": False}, {"head_bits": 8, "stride": 1}]
+    files = []
+    for i, shape in enumerate(shapes):
+        files.append(tmp_path / f"{i}.bifsmn")
+        files[-1].write_bytes(make(i, **tiny, **shape).to_bytes())
+    done = subprocess.run(
+        [program, "4000", *files], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    met = {int(line.split()[0]) for line in done.stdout.splitlines()}
+    # All that a file can be refused for, and some that still ran.
+    assert met == {0, *range(2, 13)}, done.stdout
+
+
+def test_golden_on_aarch64(tmp_path):
+    if os.environ.get("SKIP_CROSS") == "1":
+        pytest.skip("SKIP_CROSS=1: aarch64 is not compared with this machine")
+    cross, qemu = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+    if shutil.which(cross) is None:
+        pytest.fail(f"{cross} is missing: apt-get install gcc-aarch64-linux-gnu")
+    if shutil.which(qemu) is None:
+        pytest.fail(f"{qemu} is missing: apt-get install qemu-user")
+    here = build("tests/golden.c", tmp_path / "here", "gcc", "-O3")
+    there = build("tests/golden.c", tmp_path / "there", cross, "-O3", "-static")
+    for i, shape in enumerate(("default", "small", "float32", "all private")):
+        file = tmp_path / f"{i}.bifsmn"
+        file.write_bytes(make(i, **SHAPES[shape]).to_bytes())
+        ours, theirs = (
+            subprocess.run(
+                [*command, file], capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+            for command in ([here], [qemu, there])
+        )
+        # Only the front end, on the first line, may differ, and by one step.
+        steps = [
+            np.array(lines[0].split()[3:], int) for lines in (ours, theirs)
+        ]
+        assert np.abs(steps[0] - steps[1]).max() <= 1
+        assert ours[1:] == theirs[1:]
+        assert len(ours) > 10
+
+
+def test_example(tmp_path):
+    program = build("examples/spot.c", tmp_path / "spot", "gcc", "-O3")
+    model = make()
+    model.labels = ["_silence_", "yes", "no", "_unknown_"]
+    model.arrays["HD.W"][:] = 0
+    model.arrays["HD.W"].flat[0] = 7
+    model.arrays["HD.A"][0] = 0
+    file, wav = tmp_path / "m.bifsmn", tmp_path / "a.wav"
+
+    def spot(bias, samples, *depth, rate=16000):
+        """Scores are these biases, whatever the sound."""
+        model.arrays["HD.A"][1] = np.log(bias)
+        file.write_bytes(model.to_bytes())
+        data = bytes(2 * samples)
+        wav.write_bytes(
+            struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
+            + struct.pack("<4sIHHII", b"fmt ", 16, 1, 1, rate, 2 * rate)
+            + struct.pack("<HH4sI", 2, 16, b"data", len(data))
+            + data
+        )
+        return subprocess.run(
+            [program, file, wav, *depth], capture_output=True, text=True
+        )
+
+    assert spot([1, 7, 1, 1], 1000).stdout == "yes 0.700 at 0.00 s\n"
+    assert spot([1, 1, 1, 7], 100, "2").stdout == "_unknown_ 0.700 at 0.00 s\n"
+    assert "at this depth" in spot([1, 1, 1, 7], 100, "9").stderr
+    refused = spot([1, 1, 1, 7], 100, rate=8000)
+    assert refused.returncode == 1
+    assert "16-bit mono" in refused.stderr
