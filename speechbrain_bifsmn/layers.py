@@ -294,7 +294,10 @@ class IntegerLinear(nn.Linear):
 
 
 class NormPReLU(nn.Module):
-    """Batch norm over the channels, then PReLU with one slope.
+    """Batch norm over the channels, then PReLU with one positive slope.
+
+    Left free, slopes turn negative in training, teachers' above all. The sign
+    of such a PReLU is +1 everywhere, and a student that starts there is dead.
 
     Arguments
     ---------
@@ -307,6 +310,8 @@ class NormPReLU(nn.Module):
     torch.Size([2, 8, 6])
     """
 
+    smallest_slope = 0.01
+
     def __init__(self, channels):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
@@ -317,7 +322,8 @@ class NormPReLU(nn.Module):
         rows = x.flatten(2) if x.dim() == 4 else x.flatten(0, -2)
         y = self.norm(rows).view_as(x)
         # PReLU; on a CPU in half the time of torch's own.
-        return torch.lerp(torch.relu(y), y, self.slope)
+        slope = self.slope.clamp(min=self.smallest_slope)
+        return torch.lerp(torch.relu(y), y, slope)
 
     def fold(self):
         """The batch norm in eval mode as one multiply-add, in float64.
@@ -330,7 +336,8 @@ class NormPReLU(nn.Module):
         n = self.norm
         scale = n.weight.double() / (n.running_var.double() + n.eps).sqrt()
         bias = n.bias.double() - scale * n.running_mean.double()
-        return scale.detach(), bias.detach(), self.slope.item()
+        slope = max(self.slope.item(), self.smallest_slope)
+        return scale.detach(), bias.detach(), slope
 
 
 class PerDepth(nn.ModuleDict):

@@ -41,9 +41,7 @@ def trace(model, features, depth):
 
     def pad_and_cut(x, fill):
         """[frames, mels, ...] to [T, M, kernel, kernel, ...]."""
-        frames, mels = c.after_stride(x.shape[0], 1), c.after_stride(
-            x.shape[1], 1
-        )
+        frames, mels = (c.after_stride(n, 1) for n in x.shape[:2])
         shape = frames, mels, c.kernel, c.kernel, *x.shape[2:]
         out = np.full(shape, fill, np.int64)
         for t in range(frames):

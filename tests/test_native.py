@@ -352,9 +352,7 @@ def test_workspace_too_small():
     net = ctypes.c_void_p()
     where = engine._workspace.ctypes.data
     for size in (0, 1, engine._workspace.size // 2):
-        error = lib.bifsmn_open(
-            data, len(data), where, size, ctypes.byref(net)
-        )
+        error = lib.bifsmn_open(data, len(data), where, size, ctypes.byref(net))
         assert b"workspace" in lib.bifsmn_message(error)
     assert lib.bifsmn_message(99) == b"unknown error"
 
@@ -401,7 +399,9 @@ def test_golden_on_aarch64(tmp_path):
         pytest.skip("SKIP_CROSS=1: aarch64 is not compared with this machine")
     cross, qemu = "aarch64-linux-gnu-gcc", "qemu-aarch64"
     if shutil.which(cross) is None:
-        pytest.fail(f"{cross} is missing: apt-get install gcc-aarch64-linux-gnu")
+        pytest.fail(
+            f"{cross} is missing: apt-get install gcc-aarch64-linux-gnu"
+        )
     if shutil.which(qemu) is None:
         pytest.fail(f"{qemu} is missing: apt-get install qemu-user")
     here = build("tests/golden.c", tmp_path / "here", "gcc", "-O3")

@@ -6,9 +6,9 @@
  * head may add in any order.
  *
  * Shapes: M positions, N outputs, K inputs. A row of bits is words(K) 64-bit
- * words, 1 is +1, zeros after the K-th. Activations (u64, i8, float) are in
- * the workspace, rows unaligned beyond their type. Weights and directions
- * (u8 *) are in the file: little-endian, at any address. */
+ * words, 1 is +1, zeros after the K-th. Arrays of u64, i16 and float are in
+ * the workspace, rows aligned to their type and no more; arrays of u8 are in
+ * the file, little-endian and at any address. */
 
 #ifndef BIFSMN_KERNELS_H
 #define BIFSMN_KERNELS_H
@@ -20,11 +20,11 @@ struct bifsmn_kernels {
     const char *name;
 
     /* out bit = (sum over k of w * x >= threshold) xor direction
-     * x i8 [M][K], w i8 [N][K], threshold [N], direction bits [N],
-     * out [M][words(N)] */
-    void (*i8_gemm_bits)(size_t M, size_t N, size_t K, const int8_t *x,
-                         const int8_t *w, const int32_t *threshold,
-                         const uint8_t *direction, uint64_t *out);
+     * x [M][K] and w [N][K] within 8 bits, wide as multipliers like them,
+     * threshold [N], direction bits [N], out [M][words(N)] */
+    void (*i16_gemm_bits)(size_t M, size_t N, size_t K, const int16_t *x,
+                          const int16_t *w, const int32_t *threshold,
+                          const uint8_t *direction, uint64_t *out);
 
     /* d = differing bits of w and x; out bit = (d < threshold) xor direction
      * x [M][words(K)], w [N][words(K)], threshold [N], direction bits [N],

@@ -15,61 +15,52 @@ static size_t min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* count(v) makes partial counts of the ones in v, which may be added RUN
- * times before total(sum) adds them up. On x86-64, -mpopcnt halves the time of
- * the whole network. */
-#if defined(__POPCNT__) || defined(__aarch64__)
-enum { RUN = 1024 };
-
-static inline uint64_t count(uint64_t v)
-{
-    return (uint64_t)__builtin_popcountll(v);
-}
-
-static inline uint32_t total(uint64_t sum)
-{
-    return (uint32_t)sum;
-}
-#else
-/* Without an instruction for it, as on plain x86-64: in every byte for itself,
- * at most 8 each. */
-enum { RUN = 31 };
-
-static inline uint64_t count(uint64_t v)
-{
-    v -= v >> 1 & 0x5555555555555555u;
-    v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
-    return (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-}
-
-static inline uint32_t total(uint64_t sum)
-{
-    sum = (sum & 0x00ff00ff00ff00ffu) + (sum >> 8 & 0x00ff00ff00ff00ffu);
-    sum += sum >> 32;
-    sum += sum >> 16;
-    return (uint32_t)(sum & 0xffff);
-}
-#endif
-
 /* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
+#if defined(__POPCNT__) || defined(__aarch64__)
+/* An instruction counts the ones of a word. */
 static void differences(size_t outputs, size_t row, const uint64_t *x,
                         const uint8_t *w, uint32_t d[BLOCK])
 {
+    size_t n, k;
+
+    for (n = 0; n < outputs; n++, w += 8 * row) {
+        uint64_t sum = 0;
+
+        for (k = 0; k < row; k++)
+            sum += (uint64_t)__builtin_popcountll(x[k] ^ load_u64(w + 8 * k));
+        d[n] = (uint32_t)sum;
+    }
+}
+#else
+/* None, as on plain x86-64: count within bytes, at most 8 each, add those of
+ * up to 31 words, and only then add across. */
+static void differences(size_t outputs, size_t row, const uint64_t *x,
+                        const uint8_t *w, uint32_t d[BLOCK])
+{
+    const uint64_t pairs = 0x00ff00ff00ff00ffu;
     uint64_t sum[BLOCK] = {0};
     size_t n, k;
 
-    for (n = 0; n < BLOCK; n++)
+    for (n = 0; n < outputs; n++)
         d[n] = 0;
     for (k = 0; k < row; k++) {
-        for (n = 0; n < outputs; n++)
-            sum[n] += count(x[k] ^ load_u64(w + 8 * (n * row + k)));
-        if (k % RUN == RUN - 1 || k == row - 1)
-            for (n = 0; n < BLOCK; n++) {
-                d[n] += total(sum[n]);
+        for (n = 0; n < outputs; n++) {
+            uint64_t v = x[k] ^ load_u64(w + 8 * (n * row + k));
+
+            v -= v >> 1 & 0x5555555555555555u;
+            v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+            sum[n] += (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+        }
+        if (k % 31 == 30 || k == row - 1)
+            for (n = 0; n < outputs; n++) {
+                uint64_t v = (sum[n] & pairs) + (sum[n] >> 8 & pairs);
+
+                d[n] += (uint32_t)(v * 0x0001000100010001u >> 48);
                 sum[n] = 0;
             }
     }
 }
+#endif
 
 /* The bit outputs of one block. */
 static uint64_t bit_outputs(size_t outputs, const uint32_t d[BLOCK],
@@ -104,10 +95,10 @@ static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
     return word;
 }
 
-static void i8_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
-                                     const int8_t *x, const int8_t *w,
-                                     const int32_t *threshold,
-                                     const uint8_t *direction, uint64_t *out)
+static void i16_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
+                                      const int16_t *x, const int16_t *w,
+                                      const int32_t *threshold,
+                                      const uint8_t *direction, uint64_t *out)
 {
     size_t m, n, k, i;
 
@@ -116,7 +107,7 @@ static void i8_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
             uint64_t word = 0;
 
             for (i = min(N - n, BLOCK); i > 0; i--) {
-                const int8_t *row = w + (n + i - 1) * K;
+                const int16_t *row = w + (n + i - 1) * K;
                 int32_t sum = 0;
 
                 for (k = 0; k < K; k++)
@@ -166,20 +157,6 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
         }
 }
 
-/* Adds bit i of `word` to byte i of counts[8]. */
-static void add_bits(uint64_t word, uint64_t counts[8])
-{
-    size_t i;
-
-    for (i = 0; i < 8; i++) {
-        /* Byte j gets all eight bits and keeps the j-th, wherever it is. */
-        uint64_t v = (word >> 8 * i & 0xff) * 0x0101010101010101u;
-
-        v &= 0x8040201008040201u;
-        counts[i] += (v + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
-    }
-}
-
 static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
                                         size_t left, size_t dilation,
                                         const uint64_t *x, const uint8_t *w,
@@ -187,26 +164,22 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
                                         float *stream, uint64_t *sign)
 {
     const size_t row = words(N);
-    size_t m, n, i, j, end;
+    size_t m, n, i, j;
 
     for (m = 0; m < M; m++)
         for (n = 0; n < N; n += BLOCK) {
             uint32_t d[BLOCK] = {0};
 
-            for (j = 0; j < taps;) {
-                uint64_t counts[8] = {0}; /* bytes: no more than 255 taps */
+            for (j = 0; j < taps; j++) {
+                /* Before the first position this wraps, far beyond M. */
+                const size_t t = m + j * dilation - left * dilation;
+                const uint64_t inputs =
+                    t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+                const uint64_t differ =
+                    inputs ^ load_u64(w + 8 * (j * row + n / 64));
 
-                for (end = min(taps, j + 255); j < end; j++) {
-                    /* Before the first position this wraps, far beyond M. */
-                    const size_t t = m + j * dilation - left * dilation;
-                    const uint64_t inputs =
-                        t < M ? x[t * row + n / 64] : ~(uint64_t)0;
-
-                    add_bits(inputs ^ load_u64(w + 8 * (j * row + n / 64)),
-                             counts);
-                }
                 for (i = 0; i < BLOCK; i++)
-                    d[i] += counts[i / 8] >> i % 8 * 8 & 0xff;
+                    d[i] += (uint32_t)(differ >> i) & 1;
             }
             sign[m * row + n / 64] =
                 real_outputs(min(N - n, BLOCK), taps, d, affine + n,
@@ -251,7 +224,7 @@ static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
-    i8_gemm_bits__scalar_1x1,
+    i16_gemm_bits__scalar_1x1,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,

@@ -22,11 +22,12 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     /* The most of what is gathered: conv1 and conv2 for one row of the map,
      * fc for all frames. */
     const size_t gathered =
-        max(m->mels1 * area,
+        max(2 * m->mels1 * area,
             8 * max(m->mels2 * words(area * m->conv1_channels),
                     m->frames2 * words(m->mels2 * m->conv2_channels)));
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
+    net->conv1_weight = arena_take(arena, m->conv1_channels * area, 2);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
@@ -74,6 +75,8 @@ void bifsmn_network_fill(struct bifsmn *net)
 
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
+    for (i = 0; i < s[C1_W].size; i++)
+        net->conv1_weight[i] = (int8_t)s[C1_W].data[i];
     for (i = 0; i < m->conv1_channels; i++)
         net->conv1_threshold[i] = load_i32(s[C1_T].data + 4 * i);
     unpack_thresholds(&s[C2_T], net->conv2_threshold);
@@ -128,7 +131,7 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
     size_t t, f, i, j;
 
     for (t = 0; t < m->frames1; t++) {
-        int8_t *patch = net->gathered;
+        int16_t *patch = net->gathered;
 
         for (f = 0; f < m->mels1; f++)
             for (i = 0; i < m->kernel; i++)
@@ -140,10 +143,10 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
                                    ? features[frame * m->mels + mel]
                                    : 0;
                 }
-        net->kernels->i8_gemm_bits(
+        net->kernels->i16_gemm_bits(
             m->mels1, m->conv1_channels, m->kernel * m->kernel, net->gathered,
-            (const int8_t *)m->section[C1_W].data, net->conv1_threshold,
-            m->section[C1_D].data, net->conv1 + t * row);
+            net->conv1_weight, net->conv1_threshold, m->section[C1_D].data,
+            net->conv1 + t * row);
     }
 }
 

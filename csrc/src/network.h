@@ -19,6 +19,7 @@ struct bifsmn {
 
     /* Constants, unpacked once from the file so that kernels see one type. */
     int *depth;                 /* [D] */
+    int16_t *conv1_weight;      /* [C1][kernel][kernel] */
     int32_t *conv1_threshold;   /* [C1] */
     uint16_t *conv2_threshold;  /* [C2] */
     float *fc_affine;           /* [2][C] */

@@ -38,9 +38,9 @@ OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
 LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
 # A few minutes on two cores; everything else is the recipe's default.
 SYNTHETIC = {
-    "teacher": ["--number_of_epochs=8", "--feature_copies=3"],
+    "teacher": ["--number_of_epochs=10", "--feature_copies=3"],
     "student": ["--number_of_epochs=10", "--feature_copies=3"],
-    "both": ["--protocol=words", f"--words=[{', '.join(LABELS)}]"],
+    "both": ["--batch_size=32", "--protocol=words", f"--words=[{', '.join(LABELS)}]"],
 }
 REAL = {"teacher": [], "student": [], "both": []}
 

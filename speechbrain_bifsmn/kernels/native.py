@@ -38,14 +38,23 @@ class Info(ctypes.Structure):
     """``struct bifsmn_info``, field by field."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int)
-            for name in (
-                "sample_rate samples hop_length stride frames mels "
-                "frames1 mels1 frames2 mels2 conv1_channels conv2_channels "
-                "channels expansion layers classes depths"
-            ).split()
-        ),
+        ("sample_rate", ctypes.c_int),
+        ("samples", ctypes.c_int),
+        ("hop_length", ctypes.c_int),
+        ("stride", ctypes.c_int),
+        ("frames", ctypes.c_int),
+        ("mels", ctypes.c_int),
+        ("frames1", ctypes.c_int),
+        ("mels1", ctypes.c_int),
+        ("frames2", ctypes.c_int),
+        ("mels2", ctypes.c_int),
+        ("conv1_channels", ctypes.c_int),
+        ("conv2_channels", ctypes.c_int),
+        ("channels", ctypes.c_int),
+        ("expansion", ctypes.c_int),
+        ("layers", ctypes.c_int),
+        ("classes", ctypes.c_int),
+        ("depths", ctypes.c_int),
         ("depth", ctypes.POINTER(ctypes.c_int)),
         ("kernels", ctypes.c_char_p),
     ]

@@ -1,0 +1,30 @@
+#!/bin/sh
+# See that the compilers and emulators of the tests are there; install them
+# where that is allowed, else name what is missing and fail.
+set -eu
+
+need="gcc:gcc"
+if [ -n "${SKIP_CROSS:-}" ]; then
+    echo "SKIP_CROSS is set: THE ARM TESTS ARE LEFT OUT"
+else
+    need="$need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu"
+    need="$need qemu-aarch64:qemu-user"
+fi
+
+missing=""
+for pair in $need; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing$missing"
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
+    exit 0
+fi
+echo "missing:$missing" >&2
+echo "install them (Debian: sudo apt-get install$missing)," >&2
+echo "or leave the foreign processors out with SKIP_CROSS=1 make test" >&2
+exit 1

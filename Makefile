@@ -1,0 +1,35 @@
+# make demo                 the whole chain on synthetic speech (minutes)
+# make demo DATA=folder     the same on real Speech Commands clips
+# make test                 every test; installs what it needs
+# SKIP_CROSS=1 make test    without the foreign processors
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Further arguments for pip, such as the index of a CPU torch.
+PIP_ARGS ?=
+SOURCES := setup.cfg setup.py pyproject.toml constraints.txt \
+	$(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/python/*.c)
+
+.PHONY: demo test lint tools clean
+
+demo: $(VENV)/installed
+	$(BIN)/python recipes/SpeechCommands/demo.py $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/installed tools lint
+	$(BIN)/python -m pytest -q tests
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/yamllint -s hparams
+
+tools:
+	@sh .ci/tools.sh
+
+$(VENV)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build results
