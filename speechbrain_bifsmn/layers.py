@@ -176,9 +176,7 @@ class Memory(_Layer):
     def forward(self, x):
         """Map [batch, time, channels] to the same shape."""
         sides = [0, 0, self.left * self.dilation, self.right * self.dilation]
-        padded = F.pad(
-            self.quantized_input(x), sides, value=self.padding_value
-        )
+        padded = F.pad(self.quantized_input(x), sides, value=self.padding_value)
         frames = x.shape[1]
         weight = self.quantized_weight()
         return sum(
@@ -218,7 +216,7 @@ def integer_weights(weight, bits):
 
     Example
     -------
-    >>> integers, scale = integer_weights(torch.tensor([[0.5, -1.0]]), 4)
+    >>> integers, scale = integer_weights(torch.tensor([[0.6, -1.0]]), 4)
     >>> integers
     tensor([[ 4., -7.]])
     """

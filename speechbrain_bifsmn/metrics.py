@@ -77,8 +77,15 @@ def plot_confusion(labels, confusion, title, path):
         for (i, j), value in np.ndenumerate(share):
             if value >= 0.5:
                 color = "white" if value > 50 else "black"
-                axes.text(j, i, f"{value:.0f}", color=color, ha="center",
-                          va="center", fontsize=8)
+                axes.text(
+                    j,
+                    i,
+                    f"{value:.0f}",
+                    color=color,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                )
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -38,9 +38,14 @@ OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
 LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
 # A few minutes on two cores; everything else is the recipe's default.
 SYNTHETIC = {
-    "teacher": ["--number_of_epochs=10", "--feature_copies=3"],
-    "student": ["--number_of_epochs=10", "--feature_copies=3"],
-    "both": ["--batch_size=32", "--protocol=words", f"--words=[{', '.join(LABELS)}]"],
+    "teacher": ["--number_of_epochs=12"],
+    "student": ["--number_of_epochs=20"],
+    "both": [
+        "--protocol=words",
+        f"--words=[{', '.join(LABELS)}]",
+        "--batch_size=32",
+        "--feature_copies=4",
+    ],
 }
 REAL = {"teacher": [], "student": [], "both": []}
 
@@ -53,8 +58,10 @@ def train(yaml, options):
         str(HPARAMS / yaml),
         *options,
     ]
-    shown = [os.path.relpath(part) if "/" in part and "=" not in part else part
-             for part in command[1:]]
+    shown = [
+        os.path.relpath(part) if "/" in part and "=" not in part else part
+        for part in command[1:]
+    ]
     print("\n$ python " + " ".join(shown), flush=True)
     if subprocess.run(command).returncode:
         sys.exit(f"error: training with {yaml} failed; see the lines above")
@@ -93,15 +100,21 @@ def print_table(report):
     print(f"\n{report['protocol']}, {report['clips']} test clips")
     print(f"teacher (fp32, all layers): {report['teacher']:.2f} %")
     print(f"{'':8}{'accuracy, %':^24}{'µs a clip, one thread':^30}")
-    print(f"{'depth':8}{'PyTorch':>10}{'C':>10}"
-          f"{'PyTorch':>16}{'C':>10}{'ratio':>8}")
+    print(
+        f"{'depth':8}{'PyTorch':>10}{'C':>10}"
+        f"{'PyTorch':>16}{'C':>10}{'ratio':>8}"
+    )
     for depth, row in report["depths"].items():
         ratio = row["torch_us"] / row["c_us"]
-        print(f"{depth:8}{row['student']:10.2f}{row['file']:10.2f}"
-              f"{row['torch_us']:16.0f}{row['c_us']:10.1f}{ratio:7.0f}x")
+        print(
+            f"{depth:8}{row['student']:10.2f}{row['file']:10.2f}"
+            f"{row['torch_us']:16.0f}{row['c_us']:10.1f}{ratio:7.0f}x"
+        )
     print(f"front end (PCM to log-mel) in C: {report['features_us']:.0f} µs")
-    print(f"fp32 network, all depths: {size['fp32']:,} bytes; exported file: "
-          f"{size['file']:,} bytes, {size['fp32'] / size['file']:.1f}x smaller")
+    print(
+        f"fp32 network, all depths: {size['fp32']:,} bytes; exported file: "
+        f"{size['file']:,} bytes, {size['fp32'] / size['file']:.1f}x smaller"
+    )
     print(f"engine: {report['engine']}; {report['minutes']:.1f} minutes in all")
 
 
@@ -159,7 +172,9 @@ def main(arguments):
         },
         "features_us": features_us,
         "bytes": {
-            "fp32": sum(4 * w.numel() for w in weights if w.dtype.is_floating_point),
+            "fp32": sum(
+                4 * w.numel() for w in weights if w.is_floating_point()
+            ),
             "file": exported["bytes"],
         },
         "parity": exported["parity"],

@@ -180,9 +180,7 @@ def main(arguments):
         min_key="error",
         test_loader_kwargs=hparams["valid_dataloader_opts"],
     )
-    run_on_main(
-        report, args=[brain, hparams, hparams_file, overrides, labels]
-    )
+    run_on_main(report, args=[brain, hparams, hparams_file, overrides, labels])
 
 
 def report(brain, hparams, hparams_file, overrides, labels):

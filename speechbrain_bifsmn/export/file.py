@@ -153,13 +153,14 @@ class Model:
         for tag, (dtypes, shape) in layout(self.config, self.depths).items():
             if tag not in self.arrays:
                 raise ModelFileError(f"no array for section {tag}")
-            array = np.asarray(self.arrays[tag])
+            array = self.arrays[tag]
             if array.shape != shape:
                 raise ModelFileError(
                     f"section {tag} must be {shape}, not {array.shape}"
                 )
             dtype = _smallest(array, dtypes, tag)
             sections[tag] = dtype, _encode(array, dtype)
+        self.check()
 
         offset = HEADER.size + ENTRY.size * len(sections)
         table, body = b"", b""
@@ -215,7 +216,32 @@ class Model:
             tag: _decode(*get(tag), shape, tag)
             for tag, (_, shape) in layout(config, depths).items()
         }
-        return cls(config, depths, labels, meta, arrays)
+        model = cls(config, depths, labels, meta, arrays)
+        model.check()
+        return model
+
+    def check(self):
+        """Refuse values that the arithmetic is not defined for.
+
+        Raises
+        ------
+        ModelFileError
+            Naming the section.
+        """
+        depths, layers = self.depths, self.config.layers
+        if sorted(set(depths), reverse=True) != list(depths) or not (
+            depths and depths[0] <= layers and depths[-1] >= 1
+        ):
+            raise ModelFileError(
+                f"depths {list(depths)} must decrease from at most {layers}"
+            )
+        for tag, array in self.arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ModelFileError(f"section {tag} has non-finite numbers")
+        if self.arrays["FRNT"][0] <= 0:
+            raise ModelFileError("the floor of the front end must be positive")
+        if (np.diff(self.arrays["MELS"]) <= 0).any():
+            raise ModelFileError("mel edges must rise strictly")
 
 
 def layout(config, depths):

@@ -125,7 +125,9 @@ def fold(model, log_mel, samples, labels, meta=None, real=np.float16):
         "P2.W": torch.cat([_signs(b.pointwise2) for b in blocks]),
         "P2.A": np.stack(
             [
-                real_output(blocks[i].pointwise2, norm, f"blocks.{i}.pointwise2")
+                real_output(
+                    blocks[i].pointwise2, norm, f"blocks.{i}.pointwise2"
+                )
                 for i, norm in pointwise2
             ]
         ),
@@ -230,9 +232,7 @@ def fold_integer(scale, norm_scale, norm_bias, slope, threshold):
     falling = np.floor(edge) + 1
     # A channel with scale 0 is constant.
     constant = np.where(bias >= level, INT32.min, INT32.max)
-    thresholds = np.select(
-        [scale > 0, scale < 0], [rising, falling], constant
-    )
+    thresholds = np.select([scale > 0, scale < 0], [rising, falling], constant)
     thresholds = np.clip(thresholds, INT32.min, INT32.max).astype(np.int64)
     return thresholds, scale < 0
 

@@ -1,0 +1,1 @@
+"""The C runtime, carried inside the wheel."""

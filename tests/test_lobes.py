@@ -1,0 +1,207 @@
+"""Quantizers, layers and networks compute what their formulas say."""
+
+import doctest
+import importlib
+
+import pytest
+import torch
+
+from speechbrain_bifsmn.layers import Conv2d, Memory, layers_of
+from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
+from speechbrain_bifsmn.lobes.features import LogMel
+from speechbrain_bifsmn.lobes.fsmn import DFSMN, DFSMNBlock
+from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
+from tests.tiny import tiny_bifsmn
+
+MODULES = [
+    "quantizers",
+    "layers",
+    "metrics",
+    "distillation",
+    "lobes.features",
+    "lobes.fsmn",
+    "lobes.bifsmn",
+    "data.augment",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_in_the_docstrings_runs(name):
+    module = importlib.import_module(f"speechbrain_bifsmn.{name}")
+    result = doctest.testmod(module, extraglobs={"torch": torch})
+    assert result.attempted > 0 and result.failed == 0
+
+
+def clip_gradient(x):
+    return (x.abs() <= 1).to(x.dtype)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_gradient_is_the_formula(name):
+    quantizer = make(ACTIVATIONS, name)
+    x = (torch.arange(-8, 9) / 4).double().requires_grad_()
+    y = quantizer(x)
+    assert y[8] == 1 and set(y.tolist()) == {-1.0, 1.0}
+    upstream = torch.randn_like(x)
+    kept = upstream.clone()
+    y.backward(upstream)
+    assert torch.equal(upstream, kept), "the gradient was edited in place"
+    assert torch.equal(x.grad, upstream * clip_gradient(x.detach()))
+
+
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weight_is_one_bit_and_gradient_is_the_formula(name, centre):
+    torch.manual_seed(1)
+    quantizer = make(WEIGHTS, name, centre=centre)
+    weight = torch.randn(6, 5, 3, dtype=torch.float64, requires_grad=True)
+    binary = quantizer(weight)
+    magnitudes = binary.abs().flatten(1)
+    assert (magnitudes == magnitudes[:, :1]).all()
+    signs, scale = quantizer.fold(weight)
+    folded = torch.where(signs, 1.0, -1.0) * scale[:, None, None]
+    assert torch.equal(folded, binary)
+
+    w = weight.detach()
+    v = w - w.mean() if centre and name == "bifsmn" else w
+    expected = v.abs().mean((1, 2)) if name == "bifsmn" else torch.ones(6)
+    assert torch.allclose(scale, expected.double())
+    upstream = torch.randn_like(w)
+    binary.backward(upstream)
+    gradient = upstream * clip_gradient(v)
+    if centre and name == "bifsmn":
+        gradient = gradient - gradient.mean()
+    assert torch.allclose(weight.grad, gradient)
+
+
+def test_unknown_binarizer_is_named():
+    with pytest.raises(ValueError, match="'bnm'.*bnn, bifsmn"):
+        DFSMN(weight_quantizer="bnm")
+
+
+@pytest.mark.parametrize("quantizer", [None, "bifsmn"])
+def test_memory_is_the_sum_over_taps(quantizer):
+    torch.manual_seed(0)
+    memory = Memory(3, 2, 1, 2, quantizer, quantizer).double()
+    x = torch.randn(2, 7, 3, dtype=torch.float64)
+    inputs, weight = memory.quantized_input(x), memory.quantized_weight()
+    outside = 0.0 if quantizer is None else 1.0
+    expected = torch.zeros_like(x)
+    for t in range(7):
+        for j in range(4):
+            source = t + (j - 2) * 2
+            inside = 0 <= source < 7
+            value = inputs[:, source] if inside else outside
+            expected[:, t] += weight[:, j] * value
+    assert torch.allclose(memory(x), expected)
+
+
+def test_binary_convolution_pads_with_plus_one():
+    layer = Conv2d(2, 3, 3, 1, "bnn", "bnn")
+    everywhere = layer(torch.ones(1, 2, 6, 6))
+    assert (everywhere == everywhere[..., 3:4, 3:4]).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "expected"),
+    [(8, 8, [*range(8)]), (8, 4, [1, 3, 5, 7]), (8, 2, [3, 7]), (8, 1, [7])]
+    + [(6, 4, [0, 2, 3, 5]), (3, 2, [0, 2])],
+)
+def test_depths_choose_evenly_spread_layers(layers, depth, expected):
+    assert layers_of(layers, depth) == expected
+
+
+@pytest.mark.parametrize("private", [[], ["memory", "pointwise1"]])
+def test_any_sizes_and_depths_run(private):
+    model = BiFSMN(
+        n_mels=23,
+        frames=37,
+        classes=3,
+        conv_channels=(4, 6),
+        kernel=3,
+        stride=3,
+        channels=10,
+        expansion=12,
+        layers=5,
+        left=3,
+        right=0,
+        dilation=2,
+        depths=[5, 3, 1],
+        private=private,
+    )
+    x = torch.randn(2, 37, 23)
+    outputs = model(x, depth=model.depths)
+    for depth, (logits, features) in outputs.items():
+        assert logits.shape == (2, 3)
+        assert len(features) == depth
+    model.eval()
+    assert torch.equal(model(x), model(x, depth=5))
+    sum(o[0].sum() for o in outputs.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_wrong_depth_shape_and_settings_are_named(network):
+    x = torch.randn(1, 32, 20)
+    with pytest.raises(ValueError, match="no depth 3.*4, 2, 1"):
+        network(x, depth=3)
+    with pytest.raises(ValueError, match=r"\[batch, 32, 20\], got \[1, 31"):
+        network(x[:, 1:])
+    with pytest.raises(ValueError, match="depths must decrease"):
+        DFSMN(depths=[2, 4])
+    with pytest.raises(ValueError, match="no norm called norm9"):
+        DFSMN(private=["norm9"])
+
+
+def test_student_starts_from_the_teacher():
+    sizes = {"n_mels": 20, "classes": 4, "channels": 24, "expansion": 40}
+    teacher = DFSMN(**sizes, layers=4)
+    torch.nn.init.normal_(teacher.blocks[1].norm2["shared"].norm.bias)
+    student = BiFSMN(
+        **sizes, layers=4, depths=[4, 2], private=["pointwise2"]
+    )
+    student.copy_weights(teacher)
+    assert torch.equal(student.conv2.weight, teacher.conv2.weight)
+    theirs = teacher.blocks[1].norm2["shared"].norm.bias
+    for depth in ("4", "2"):
+        assert torch.equal(student.blocks[1].norm2[depth].norm.bias, theirs)
+    with pytest.raises(ValueError, match="conv1.weight does not match"):
+        student.copy_weights(DFSMN(**sizes, layers=4, conv_channels=(8, 32)))
+
+
+def test_thinner_depths_share_weights_but_not_private_norms():
+    block = DFSMNBlock(8, 12, depths=[4, 2], private=["pointwise2"])
+    names = {name for name, _ in block.named_parameters()}
+    assert {"norm2.4.slope", "norm2.2.slope", "norm1.shared.slope"} <= names
+
+
+def test_log_mel_frames_do_not_change_when_the_window_moves():
+    torch.manual_seed(0)
+    log_mel = LogMel(n_fft=512, win_length=400, hop_length=160)
+    stream = torch.randn(1, 16000) * 0.1
+    late = log_mel(stream[:, 1600:])
+    # Frames that look past the start of a window see zeros there.
+    full = log_mel(stream)[:, -late.shape[1] :]
+    assert torch.allclose(full[:, 2:], late[:, 2:], atol=1e-4)
+    assert late.shape == (1, 90, 32)
+
+
+def test_log_mel_is_torchaudio_without_centring():
+    import torchaudio
+
+    torch.manual_seed(0)
+    log_mel = LogMel(f_min=20.0)
+    wav = torch.randn(1, 16000) * 0.1
+    power = torchaudio.transforms.MelSpectrogram(
+        n_fft=2048, hop_length=512, n_mels=32, f_min=20.0, center=False
+    )(torch.nn.functional.pad(wav, [1920, 0]))
+    expected = (10 * power.clamp(min=1e-10).log10() + 40) / 20
+    assert torch.allclose(log_mel(wav), expected.mT, atol=1e-3)
+
+
+def test_gradients_reach_every_weight_through_all_signs():
+    model = tiny_bifsmn().train()
+    logits = model(torch.randn(8, 32, 20), depth=model.depths)
+    sum(o[0].square().sum() for o in logits.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+    assert model.conv1.weight.grad.abs().sum() > 0
