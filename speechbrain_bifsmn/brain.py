@@ -7,6 +7,7 @@ import speechbrain as sb
 import torch
 import torch.nn.functional as F
 
+from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import summarize
 
 # Keys of a training YAML that KeywordBrain reads.
@@ -95,7 +96,6 @@ class KeywordBrain(sb.Brain):
         self.noise = noise
         # The module itself: self.modules.model may get wrapped, by DDP say.
         self.depths = self.modules.model.depths
-        self.history = []
         weights = self.hparams.depth_weights
         if len(weights) != len(self.depths):
             raise ValueError(
@@ -187,10 +187,8 @@ class KeywordBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
             return
-        accuracy = {
-            depth: summarize(self.labels, self.truth, predictions)["accuracy"]
-            for depth, predictions in self.predictions.items()
-        }
+        results = self.results()
+        accuracy = {depth: row["accuracy"] for depth, row in results.items()}
         stats = {f"acc{depth}": value for depth, value in accuracy.items()}
         if stage == sb.Stage.TEST:
             self.hparams.train_logger.log_stats(
@@ -198,6 +196,14 @@ class KeywordBrain(sb.Brain):
                 test_stats={"loss": stage_loss, **stats},
             )
             return
+        # Balanced, since a validation set may have many more unknown words
+        # than a test set, which then would choose the checkpoint alone.
+        weight = sum(self.depth_weights.values())
+        error = 100 - sum(
+            results[str(depth)]["balanced_accuracy"] * w / weight
+            for depth, w in self.depth_weights.items()
+        )
+        stats["balanced error"] = error
         _, lr = self.hparams.lr_annealing(self.optimizer)
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": lr},
@@ -205,11 +211,6 @@ class KeywordBrain(sb.Brain):
             valid_stats={"loss": stage_loss, **stats},
         )
         self.record(epoch, stage_loss, accuracy)
-        weight = sum(self.depth_weights.values())
-        error = 100 - sum(
-            accuracy[depth] * w / weight
-            for depth, w in self.depth_weights.items()
-        )
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 meta={"error": error, "epoch": epoch}, min_keys=["error"]
@@ -225,11 +226,12 @@ class KeywordBrain(sb.Brain):
                 "epoch": epoch,
                 "train_loss": self.train_loss,
                 "valid_loss": valid_loss,
-                "valid_accuracy": {str(d): a for d, a in accuracy.items()},
+                "valid_accuracy": accuracy,
             }
         )
         if sb.utils.distributed.if_main_process():
-            path.write_text(json.dumps(rows, indent=1))
+            with whole_file(path) as part:
+                part.write_text(json.dumps(rows, indent=1))
 
     def results(self):
         """What the last evaluation found.

@@ -2,10 +2,12 @@
 
 import difflib
 import re
+from io import StringIO
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError as YAMLError
 
 # What an inference folder keeps of a training YAML.
 NETWORK_KEYS = ("sample_rate", "samples", "classes", "log_mel", "model")
@@ -43,7 +45,13 @@ def load_hyperparameters(path, overrides, used):
     text = path.read_text(encoding="utf-8")
     keys = set(re.findall(r"^([A-Za-z_]\w*):", text, re.MULTILINE))
     references = set(re.findall(r"<(\w+)", text))
-    for key in YAML(typ="safe").load(overrides or "{}") or {}:
+    try:
+        overridden = YAML(typ="safe").load(overrides or "{}") or {}
+    except YAMLError as error:
+        raise HyperparameterError(
+            f"cannot read the options: {error.problem or error}"
+        ) from error
+    for key in overridden:
         if key not in keys:
             raise HyperparameterError(
                 f"{path} has no key {key!r} to override{_hint(key, keys)}"
@@ -61,6 +69,8 @@ def load_hyperparameters(path, overrides, used):
     try:
         with open(path, encoding="utf-8") as f:
             return load_hyperpyyaml(f, overrides)
+    except YAMLError as error:
+        raise HyperparameterError(f"{path}: {error.problem}") from error
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         text = str(error).replace("\n", " ")
         if "!PLACEHOLDER" in text:
@@ -91,17 +101,21 @@ def network_yaml(path, overrides):
     document = yaml.load(resolved)
     for key in [k for k in document if k not in NETWORK_KEYS]:
         del document[key]
-    document.yaml_set_start_comment(
-        "Written by training; bifsmn export and KeywordSpotter read it."
-    )
-    from io import StringIO
-
     text = StringIO()
     yaml.dump(document, text)
-    return text.getvalue() + INFERENCE
+    # Without the comments that the training YAML had between its keys.
+    lines = [
+        line
+        for line in text.getvalue().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    return BANNER + "\n".join(lines) + INFERENCE
 
+
+BANNER = "# Written by training; bifsmn export and KeywordSpotter read it.\n"
 
 INFERENCE = """
+
 modules:
     log_mel: !ref <log_mel>
     model: !ref <model>

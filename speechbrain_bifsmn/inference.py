@@ -1,13 +1,14 @@
 """Trained folders: writing them, and recognising keywords with them."""
 
 import json
-import os
+import pickle
 from pathlib import Path
 
 import torch
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
 
 
@@ -41,10 +42,9 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    # Last and at once: a folder with weights is a whole folder.
-    part = folder / "model.ckpt.part"
-    torch.save(model.state_dict(), part)
-    os.replace(part, folder / "model.ckpt")
+    # Last: a folder with weights is a whole folder.
+    with whole_file(folder / "model.ckpt") as part:
+        torch.save(model.state_dict(), part)
 
 
 class KeywordSpotter(Pretrained):
@@ -83,9 +83,19 @@ class KeywordSpotter(Pretrained):
         ------
         FileNotFoundError
             If it is not a trained folder.
+        ValueError
+            If the checkpoint is damaged, of another network, or holds
+            anything but weights.
         """
         source = trained_folder(source)
-        spotter = super().from_hparams(str(source), **kwargs)
+        try:
+            spotter = super().from_hparams(str(source), **kwargs)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{source / 'model.ckpt'} does not hold this network's "
+                f"weights: {reason}"
+            ) from error
         spotter.labels = (source / "labels.txt").read_text().split()
         return spotter
 

@@ -16,9 +16,10 @@ def summarize(labels, truth, predictions):
     Returns
     -------
     dict
-        ``accuracy`` and ``accuracy_without_silence`` in percent, ``recall``
-        of each class in percent (None without clips), ``confusion`` as a list
-        of rows, true class by predicted class.
+        ``accuracy``, ``accuracy_without_silence`` and ``balanced_accuracy``
+        (the mean of the recalls) in percent, ``recall`` of each class in
+        percent (None without clips), ``confusion`` as a list of rows, true
+        class by predicted class.
 
     Example
     -------
@@ -36,6 +37,9 @@ def summarize(labels, truth, predictions):
         "accuracy": _percent(right.sum(), counts.sum()),
         "accuracy_without_silence": _percent(
             right[spoken].sum(), counts[spoken].sum()
+        ),
+        "balanced_accuracy": round(
+            100.0 * float(np.mean(right[counts > 0] / counts[counts > 0])), 3
         ),
         "recall": {
             label: _percent(r, n)

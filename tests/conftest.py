@@ -1,9 +1,9 @@
 """Shared by all tests: torchaudio made importable, one thread."""
 
 import pytest
+import torch
 
 import speechbrain_bifsmn  # noqa: F401  (before anything imports speechbrain)
-import torch
 from tests.tiny import make_archive, tiny_bifsmn
 
 torch.set_num_threads(1)

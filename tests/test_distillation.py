@@ -13,9 +13,7 @@ from speechbrain_bifsmn.distillation import (
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(8, 16), (7, 13), (1, 5), (6, 128)])
-def test_high_frequency_is_a_haar_transform_without_its_low_band(
-    shape, levels
-):
+def test_high_frequency_is_a_haar_transform_without_its_low_band(shape, levels):
     torch.manual_seed(0)
     x = torch.randn(2, *shape, dtype=torch.float64)
     side = 2**levels

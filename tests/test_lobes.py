@@ -156,9 +156,7 @@ def test_student_starts_from_the_teacher():
     sizes = {"n_mels": 20, "classes": 4, "channels": 24, "expansion": 40}
     teacher = DFSMN(**sizes, layers=4)
     torch.nn.init.normal_(teacher.blocks[1].norm2["shared"].norm.bias)
-    student = BiFSMN(
-        **sizes, layers=4, depths=[4, 2], private=["pointwise2"]
-    )
+    student = BiFSMN(**sizes, layers=4, depths=[4, 2], private=["pointwise2"])
     student.copy_weights(teacher)
     assert torch.equal(student.conv2.weight, teacher.conv2.weight)
     theirs = teacher.blocks[1].norm2["shared"].norm.bias

@@ -45,6 +45,7 @@ SYNTHETIC = {
         f"--words=[{', '.join(LABELS)}]",
         "--batch_size=32",
         "--feature_copies=4",
+        "--feature_augment=[]",
     ],
 }
 REAL = {"teacher": [], "student": [], "both": []}
@@ -134,7 +135,7 @@ def main(arguments):
         data, settings, protocol = output / "speech", SYNTHETIC, "words"
         if not data.exists():
             print(f"synthesizing speech to {data}", flush=True)
-            synthesize(data, KEYWORDS, OTHERS, 160, 240)
+            synthesize(data, KEYWORDS, OTHERS, speakers=300, clips_per_word=400)
 
     shared = [f"--data_folder={data}", f"--results_folder={output}"]
     shared += [*settings["both"], "--noprogressbar"]

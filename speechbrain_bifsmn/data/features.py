@@ -7,7 +7,6 @@ cached epoch costs no FFT: two cores are enough to train.
 import csv
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.files import whole_file
 
 
 def read_clip(row, samples, sample_rate=16000):
@@ -166,17 +166,13 @@ class CachedFeatures:
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = -(-self.samples // self.log_mel.hop_length)
         shape = (self.copies, len(self.rows), frames, self.log_mel.n_mels)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with whole_file(path) as part:
             out = np.lib.format.open_memmap(part, "w+", np.int8, shape)
             # A private random stream: the run's own is not disturbed.
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(self.seed)
                 self._fill(out, path.stem)
             out.flush()
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _fill(self, out, name):
         log_mel = self.log_mel.cpu()

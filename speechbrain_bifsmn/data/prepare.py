@@ -28,6 +28,7 @@ from speechbrain_bifsmn.data.protocols import (
     get_protocol,
     which_split,
 )
+from speechbrain_bifsmn.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -445,9 +446,8 @@ def _write(save_folder, manifests, protocol, asked, counts):
     (save_folder / "prepare.json").unlink(missing_ok=True)
     texts["prepare.json"] = json.dumps(sealed, indent=2) + "\n"
     for name, text in texts.items():
-        temporary = save_folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, save_folder / name)
+        with whole_file(save_folder / name) as part:
+            part.write_text(text, encoding="utf-8")
     for split in SPLITS:
         logger.info("%s: %d clips", split, sum(counts[split].values()))
 

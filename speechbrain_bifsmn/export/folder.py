@@ -1,7 +1,6 @@
 """``bifsmn export``: a trained folder to a model file, proved and measured."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.fold import ExportError, fold
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
 from speechbrain_bifsmn.export.reference import TorchEngine
+from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
 from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.metrics import summarize
@@ -75,9 +75,8 @@ def export_folder(folder, output, name="model", manifest=None, parity_clips=64):
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{name}.bifsmn"
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_bytes(data)
     write_golden(output, reference)
     report = {
         "file": str(path),

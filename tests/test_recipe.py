@@ -1,0 +1,337 @@
+"""From a YAML to a keyword, through the recipe and the command line."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechbrain_bifsmn import cli
+from speechbrain_bifsmn.brain import KeywordBrain
+from speechbrain_bifsmn.inference import KeywordSpotter
+from speechbrain_bifsmn.spotting import Spotter
+
+REPO = Path(__file__).resolve().parents[1]
+TRAIN = REPO / "recipes/SpeechCommands/train.py"
+SMALL = [
+    "--protocol=words",
+    "--words=[low, middle, high, _silence_]",
+    "--classes=4",
+    "--channels=24",
+    "--expansion=32",
+    "--layers=2",
+    "--conv_channels=[4, 6]",
+    "--n_mels=20",
+    "--n_fft=1024",
+    "--win_length=800",
+    "--batch_size=16",
+    "--feature_copies=2",
+    "--noprogressbar",
+]
+STUDENT = ["--depths=[2, 1]", "--depth_weights=[1.0, 0.5]"]
+
+
+def load_train():
+    spec = importlib.util.spec_from_file_location("train", TRAIN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(yaml, archive, results, *options):
+    """The recipe's main, in this process."""
+    load_train().main(
+        [
+            str(REPO / "hparams" / yaml),
+            f"--data_folder={archive}",
+            f"--results_folder={results}",
+            *SMALL,
+            *options,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def results(archive, tmp_path_factory):
+    """A teacher and a student, trained for seconds."""
+    folder = tmp_path_factory.mktemp("results")
+    train("dfsmn.yaml", archive, folder, "--number_of_epochs=4")
+    options = *STUDENT, "--number_of_epochs=6", "--lr=0.01"
+    train("bifsmn.yaml", archive, folder, *options)
+    return folder / "words"
+
+
+@pytest.fixture(scope="module")
+def model_file(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    cli.main(["export", str(results / "bifsmn/1"), "-o", str(folder)])
+    return folder / "model.bifsmn"
+
+
+def test_the_chain_learns_and_draws(results):
+    for name in ("dfsmn", "bifsmn"):
+        report = json.loads((results / name / "1/results.json").read_text())
+        for row in report["depths"].values():
+            assert row["accuracy"] > 50, "four classes, chance is 25 %"
+        for picture in ("curves.png", "confusion.png"):
+            assert (results / name / "1" / picture).stat().st_size > 5000
+
+
+def test_the_file_is_as_good_as_the_graph(results, model_file, archive, capsys):
+    words = ["--words", "low", "middle", "high", "_silence_"]
+    cli.main(["eval", str(model_file), str(archive), "--json", *words])
+    report = json.loads(capsys.readouterr().out)
+    graph = json.loads((results / "bifsmn/1/results.json").read_text())
+    assert report["engine"] == "NativeEngine"
+    for depth, row in graph["depths"].items():
+        found = report["depths"][depth]["accuracy"]
+        assert abs(found - row["accuracy"]) <= 10
+
+
+def test_a_trained_folder_can_be_moved(results, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(results / "bifsmn/1/model", moved)
+    before = sorted(moved.iterdir())
+    clip = np.zeros(8000, np.float32)
+    soundfile.write(tmp_path / "quiet.wav", clip, 16000)
+    spotter = KeywordSpotter.from_hparams(moved)
+    label, probability = spotter.classify_file(tmp_path / "quiet.wav", depth=1)
+    assert label in spotter.labels and 0 < probability <= 1
+    assert sorted(moved.iterdir()) == before
+    assert not any(path.is_symlink() for path in before)
+
+
+def test_spot_pads_short_clips_and_scans_long_ones(
+    model_file, archive, tmp_path, capsys
+):
+    path = sorted((archive / "high").iterdir())[0]
+    clip, _ = soundfile.read(path, dtype="int16")
+    quiet = np.zeros(24000, np.int16)
+    long = np.concatenate([quiet, clip, quiet])
+    soundfile.write(tmp_path / "long.wav", long, 16000)
+    soundfile.write(tmp_path / "short.wav", clip[4000:12000], 16000)
+    waves = [str(path), str(tmp_path / "long.wav"), str(tmp_path / "short.wav")]
+    cli.main(["spot", str(model_file), *waves, "--json"])
+    whole, scanned, short = json.loads(capsys.readouterr().out)
+    assert scanned["probability"] >= whole["probability"] - 0.2
+    assert 0.5 <= scanned["start"] <= 2.5
+    assert short["start"] == 0
+    cli.main(["spot", str(model_file), waves[0], "--depth", "1"])
+    assert whole["file"] in capsys.readouterr().out
+
+
+def test_info_names_the_labels_and_the_engine(model_file, capsys):
+    cli.main(["info", str(model_file)])
+    printed = capsys.readouterr().out
+    assert "low middle high _silence_" in printed and "NativeEngine" in printed
+    assert str(REPO) not in printed
+
+
+def test_without_the_compiled_core_numba_runs_and_says_so(
+    model_file, archive, monkeypatch, caplog
+):
+    clip = sorted((archive / "low").iterdir())[0]
+    compiled = Spotter(model_file).spot_file(clip)
+    monkeypatch.setattr("speechbrain_bifsmn.kernels.native._native", None)
+    spotter = Spotter(model_file)
+    assert type(spotter.engine).__name__ == "NumbaEngine"
+    assert "C compiler" in caplog.text
+    found = spotter.spot_file(clip)
+    assert found.label == compiled.label
+    assert abs(found.probability - compiled.probability) < 0.05
+
+
+def state(folder):
+    return torch.load(folder / "model/model.ckpt", weights_only=True)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    results, archive, tmp_path, monkeypatch
+):
+    options = [*STUDENT, "--number_of_epochs=2", "--lr=0.01"]
+    options += [f"--teacher_folder={results / 'dfsmn/1'}"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train("bifsmn.yaml", archive, whole, *options)
+
+    original = KeywordBrain.on_stage_start
+
+    def stop_in_epoch_two(brain, stage, epoch=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        original(brain, stage, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeywordBrain, "on_stage_start", stop_in_epoch_two)
+        with pytest.raises(KeyboardInterrupt):
+            train("bifsmn.yaml", archive, broken, *options)
+    assert not (broken / "words/bifsmn/1/model").exists()
+    train("bifsmn.yaml", archive, broken, *options)
+    expected = state(whole / "words/bifsmn/1")
+    for name, value in state(broken / "words/bifsmn/1").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
+    train(
+        "bifsmn.yaml",
+        archive,
+        tmp_path,
+        *STUDENT,
+        f"--teacher_folder={results / 'dfsmn/1'}",
+        "--cache_features=False",
+        "--precision=bf16",
+        "--device=cpu",
+        "--debug",
+    )
+    assert state(tmp_path / "words/bifsmn/1")
+    assert not (tmp_path / "words/features").exists()
+
+
+def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
+    module = load_train()
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/bifsmn.yaml",
+        "data_folder: x\nclasses: 4\nn_mels: 20\n",
+        module.KEYS,
+    )
+    teacher = hparams["teacher"].eval().requires_grad_(False)
+    brain = KeywordBrain(
+        teacher=teacher,
+        labels="abcd",
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts={"device": "cpu"},
+    )
+    brain.init_optimizers()
+    brain.modules.train()
+    trained = {id(p) for g in brain.optimizer.param_groups for p in g["params"]}
+    assert not any(module.training for module in teacher.modules())
+    assert not trained & {id(p) for p in teacher.parameters()}
+    assert trained == {id(p) for p in hparams["model"].parameters()}
+
+
+def test_misspelt_yaml_keys_are_named(tmp_path, archive):
+    text = (REPO / "hparams/bifsmn.yaml").read_text()
+    cases = {
+        "batch_sise: 96": ("batch_size: 96", "batch_size"),
+        "hed_wieght: 0.01\nseed: 1": ("seed: 1", "hed_wieght"),
+        "    lambels: [2]\n    head_bits:": ("    head_bits:", "lambels"),
+    }
+    for wrong, (right, named) in cases.items():
+        assert right in text
+        path = tmp_path / "wrong.yaml"
+        path.write_text(text.replace(right, wrong, 1))
+        with pytest.raises(ValueError, match=named):
+            load_train().main([str(path), f"--data_folder={archive}"])
+
+
+def test_wrong_settings_are_named(archive, tmp_path):
+    with pytest.raises(ValueError, match="no key 'lrr'.*'lr'"):
+        train("dfsmn.yaml", archive, tmp_path, "--lrr=1")
+    with pytest.raises(ValueError, match='duplicate key "classes"'):
+        train("dfsmn.yaml", archive, tmp_path, "--classes=5")
+    SMALL.remove("--classes=4")
+    try:
+        with pytest.raises(ValueError, match="4 classes .* --classes=4"):
+            train("dfsmn.yaml", archive, tmp_path)
+    finally:
+        SMALL.append("--classes=4")
+    with pytest.raises(FileNotFoundError, match="train one first"):
+        train("bifsmn.yaml", archive, tmp_path, *STUDENT)
+    with pytest.raises(ValueError, match="depth_weights has 4 numbers"):
+        train(
+            "bifsmn.yaml",
+            archive,
+            tmp_path,
+            "--depths=[2, 1]",
+            "--distillation=[]",
+            "--start_from_teacher=False",
+        )
+
+
+def one_line(command):
+    """Run; expect failure in one line on stderr."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    lines = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_train_says_in_one_line_that_the_data_are_missing(tmp_path):
+    line = one_line(
+        [
+            TRAIN,
+            REPO / "hparams/dfsmn.yaml",
+            "--data_folder=/no/such/folder",
+            f"--results_folder={tmp_path}",
+        ]
+    )
+    assert "/no/such/folder" in line
+
+
+def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
+    good = sorted((archive / "low").iterdir())[0]
+    clip, _ = soundfile.read(good, dtype="int16")
+    slow, stereo = tmp_path / "8k.wav", tmp_path / "stereo.wav"
+    corrupt, cut = tmp_path / "corrupt.wav", tmp_path / "cut.bifsmn"
+    altered = tmp_path / "altered.bifsmn"
+    soundfile.write(slow, clip[::2], 8000)
+    soundfile.write(stereo, np.stack([clip, clip], 1), 16000)
+    corrupt.write_bytes(b"RIFF and nothing else")
+    data = model_file.read_bytes()
+    cut.write_bytes(data[:1000])
+    altered.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    for arguments, words in [
+        (["spot", model_file, slow], "8000 Hz"),
+        (["spot", model_file, stereo], "2 channel"),
+        (["spot", model_file, corrupt], "not a readable sound file"),
+        (["spot", model_file, tmp_path / "no.wav"], "no such file"),
+        (["spot", cut, good], "truncated"),
+        (["spot", altered, good], "checksum"),
+        (["spot", tmp_path / "no.bifsmn", good], "no model file"),
+        (["spot", model_file, good, "--depth", "3"], "at depth 2, 1"),
+        (["info", good], "not a BiFSMN"),
+        (["export", tmp_path, "-o", tmp_path], "not a trained folder"),
+        (["eval", model_file, tmp_path / "none"], "none"),
+        (["eval", model_file, archive, "--words", "low", "high"], "asks for"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(a) for a in arguments])
+        message = str(stopped.value)
+        assert message.startswith("bifsmn: ") and "\n" not in message
+        assert words in message, message
+
+
+def test_export_refuses_a_full_precision_network(results, tmp_path):
+    with pytest.raises(SystemExit, match="conv1 has real weights"):
+        cli.main(
+            ["export", str(results / "dfsmn/1"), "-o", str(tmp_path / "out")]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_are_never_unpickled(results, tmp_path):
+    class Malice:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    folder = tmp_path / "model"
+    shutil.copytree(results / "bifsmn/1/model", folder)
+    torch.save({"weight": Malice()}, folder / "model.ckpt")
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(folder), "-o", str(tmp_path / "out")])
+    assert not (tmp_path / "pwned").exists()
