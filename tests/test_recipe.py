@@ -195,6 +195,30 @@ def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
     assert not (tmp_path / "words/features").exists()
 
 
+def test_two_processes_train_one_model(results, archive, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nproc_per_node=2", "--master_port=29617"),
+            *(str(REPO / "tests/data_parallel.py"),),
+            *(str(REPO / "hparams/bifsmn.yaml"), f"--data_folder={archive}"),
+            f"--results_folder={tmp_path}",
+            *SMALL,
+            *STUDENT,
+            f"--teacher_folder={results / 'dfsmn/1'}",
+            *("--number_of_epochs=1", "--device=cpu"),
+            "--distributed_backend=gloo",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert state(tmp_path / "words/bifsmn/1")
+    # Both halves of the data were seen once, by one model.
+    assert done.stdout.count("trained folder") == 1
+
+
 def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
     module = load_train()
     hparams = module.load_hyperparameters(

@@ -134,6 +134,7 @@ def audio_pipeline(hparams, manifest, split, noise):
 def main(arguments):
     """Prepare, train, evaluate, and save the trained folder."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hyperparameters(hparams_file, overrides, KEYS)
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, overrides
