@@ -1,5 +1,7 @@
 """The package as it is installed."""
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -33,20 +35,29 @@ def test_torchaudio_that_imports_by_itself_is_left_alone():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
+def build_wheel(folder, **environment):
+    """The wheel of a copy of the sources, and the names in it."""
+    source = folder / "source"
+    ignore = shutil.ignore_patterns(".*", "build", "results", "*.so")
+    shutil.copytree(REPO, source, ignore=ignore)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"),
-            *("--no-build-isolation", "-w", str(tmp_path), str(REPO)),
+            *("--no-build-isolation", "-w", str(folder), str(source)),
         ],
         capture_output=True,
         text=True,
+        env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel, zipfile.ZipFile(wheel).namelist()
+
+
+def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
+    wheel, names = build_wheel(tmp_path)
     assert "cp310-abi3" in wheel.name, "one wheel serves many Pythons"
     assert wheel.stat().st_size < 5e6
-    names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "hparams/dfsmn.yaml",
         "hparams/bifsmn.yaml",
@@ -56,3 +67,9 @@ def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
     ):
         assert f"speechbrain_bifsmn/{name}" in names
     assert any("_native" in name for name in names)
+
+
+def test_without_a_compiler_it_still_installs(tmp_path):
+    _, names = build_wheel(tmp_path, CC="no-such-compiler")
+    assert "speechbrain_bifsmn/kernels/native.py" in names
+    assert not any("_native" in name for name in names)
