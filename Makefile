@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/python recipes/SpeechCommands/demo.py $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/installed tools lint
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -rs tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.metrics import summarize
-from speechbrain_bifsmn.spotting import Spotter, clip_features, read_manifest
+from speechbrain_bifsmn.spotting import Spotter, clip_features
 
 
 def evaluate_file(path, prepared, engine=None):

@@ -1,6 +1,5 @@
 """Keywords with an exported model file: PCM in, keyword out."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,22 +160,6 @@ def softmax(scores):
     """Posteriors of logits, [classes]."""
     exponents = np.exp(scores - scores.max())
     return exponents / exponents.sum()
-
-
-def read_manifest(path):
-    """Rows of a manifest.
-
-    Arguments
-    ---------
-    path : str or Path
-        CSV written by ``prepare_speech_commands``.
-
-    Returns
-    -------
-    list of dict
-    """
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def clip_features(engine, model, rows):

@@ -247,7 +247,7 @@ def test_misspelt_yaml_keys_are_named(tmp_path, archive):
     text = (REPO / "hparams/bifsmn.yaml").read_text()
     cases = {
         "batch_sise: 96": ("batch_size: 96", "batch_size"),
-        "hed_wieght: 0.01\nseed: 1": ("seed: 1", "hed_wieght"),
+        "hed_wieght: 0.01": ("hed_weight: 0.01", "hed_we?ight"),
         "    lambels: [2]\n    head_bits:": ("    head_bits:", "lambels"),
     }
     for wrong, (right, named) in cases.items():

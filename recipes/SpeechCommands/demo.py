@@ -21,15 +21,12 @@ from pathlib import Path
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
 
+from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.synthesis import synthesize
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
-from speechbrain_bifsmn.spotting import (
-    Spotter,
-    clip_features,
-    read_manifest,
-)
+from speechbrain_bifsmn.spotting import Spotter, clip_features
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE.parents[1] / "hparams"

@@ -4,7 +4,6 @@ The network reads int8 features, so nothing is lost by storing them so, and a
 cached epoch costs no FFT: two cores are enough to train.
 """
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.files import whole_file
 
 
@@ -55,8 +55,8 @@ def read_noise(manifest, sample_rate=16000):
     torch.Tensor, [n], or None
         None if the manifest has no silence.
     """
-    with open(manifest, newline="", encoding="utf-8") as f:
-        rows = [r for r in csv.DictReader(f) if r["label"] == "_silence_"]
+    rows = read_manifest(manifest)
+    rows = [row for row in rows if row["label"] == "_silence_"]
     clips = [
         torch.as_tensor(
             read_audio(r["wav"], int(r["start"]), int(r["stop"]), sample_rate)
@@ -109,8 +109,7 @@ class CachedFeatures:
         noise=None,
         seed=0,
     ):
-        with open(manifest, newline="", encoding="utf-8") as f:
-            self.rows = list(csv.DictReader(f))
+        self.rows = read_manifest(manifest)
         self.index = {row["ID"]: i for i, row in enumerate(self.rows)}
         self.log_mel = log_mel
         self.samples = samples

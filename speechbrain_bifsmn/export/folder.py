@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.features import read_clip
+from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.fold import ExportError, fold
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
@@ -16,7 +17,7 @@ from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
 from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.metrics import summarize
-from speechbrain_bifsmn.spotting import clip_features, read_manifest
+from speechbrain_bifsmn.spotting import clip_features
 
 # Facts about the machine that trained, which mean nothing elsewhere.
 LOCAL_FACTS = ("data", "test_manifest")

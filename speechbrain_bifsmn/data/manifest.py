@@ -1,0 +1,21 @@
+"""Manifests: which clips a split has, one CSV row each."""
+
+import csv
+
+
+def read_manifest(path):
+    """Rows of a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        CSV written by ``prepare_speech_commands``.
+
+    Returns
+    -------
+    list of dict of str to str
+        With ``ID``, ``duration`` (seconds), ``wav``, ``start`` and ``stop``
+        (samples), ``label``.
+    """
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
