@@ -128,6 +128,33 @@ def test_spot_pads_short_clips_and_scans_long_ones(
     assert whole["file"] in capsys.readouterr().out
 
 
+def test_the_c_program_says_what_the_command_says(
+    model_file, archive, tmp_path
+):
+    program = tmp_path / "spot"
+    csrc = REPO / "csrc"
+    subprocess.run(
+        [
+            *("gcc", "-O3", "-std=c99", "-ffp-contract=off", "-o", program),
+            *sorted((csrc / "src").glob("*.c")),
+            *(csrc / "examples/spot.c", "-I", csrc / "include", "-lm"),
+        ],
+        check=True,
+    )
+    clips = [
+        soundfile.read(sorted((archive / word).iterdir())[1], dtype="int16")[0]
+        for word in ("low", "high")
+    ]
+    wav = tmp_path / "two.wav"
+    soundfile.write(wav, np.concatenate(clips)[:30123], 16000, "PCM_16")
+    done = subprocess.run(
+        [program, model_file, wav, "1"], capture_output=True, text=True
+    )
+    found = Spotter(model_file, depth=1).spot_file(wav)
+    expected = f"{found.label} {found.probability:.3f} at {found.start:.2f} s"
+    assert done.stdout.strip() == expected
+
+
 def test_info_names_the_labels_and_the_engine(model_file, capsys):
     cli.main(["info", str(model_file)])
     printed = capsys.readouterr().out

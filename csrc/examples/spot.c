@@ -78,7 +78,7 @@ static int16_t *read_wav(const char *name, const struct bifsmn_info *info,
 
 int main(int argc, char **argv)
 {
-    size_t file_size, bytes, samples, at, hop;
+    size_t file_size, bytes, samples, at, hop, last;
     struct bifsmn_info info;
     const unsigned char *file;
     const char *best = NULL;
@@ -100,7 +100,8 @@ int main(int argc, char **argv)
     scores = malloc((size_t)info.classes * sizeof *scores);
     hop = (size_t)(info.stride * info.stride * info.hop_length);
 
-    for (at = 0; at + (size_t)info.samples <= samples; at += hop) {
+    last = samples - (size_t)info.samples;
+    for (at = 0;; at = at + hop < last ? at + hop : last) {
         int top = 0, better;
         float sum = 0, probability;
 
@@ -122,6 +123,8 @@ int main(int argc, char **argv)
             best_probability = probability;
             best_time = (double)at / info.sample_rate;
         }
+        if (at == last) /* the window that ends with the clip */
+            break;
     }
     printf("%s %.3f at %.2f s\n", best, best_probability, best_time);
     return 0;

@@ -1,10 +1,10 @@
 """Golden vectors: what every stage gives, for porting the network anywhere.
 
-``golden.bin`` holds the arrays one after another, ``golden.json`` says where
-each lies. Bits are packed as in the model file.
+``golden.bin`` holds the arrays one after another, little-endian, bits packed as
+in the model file. ``golden.txt`` says where each lies, one line an array:
+clip, depth (0 before the network), stage, k (executed layer, or -1), type,
+offset and size in bytes.
 """
-
-import json
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def golden_clips(samples, seed=0):
 
 
 def write_golden(folder, engine):
-    """Write ``golden.bin`` and ``golden.json``.
+    """Write ``golden.bin`` and ``golden.txt``.
 
     Arguments
     ---------
@@ -55,29 +55,24 @@ def write_golden(folder, engine):
         Number of arrays.
     """
     model = engine.model
-    entries, body = [], b""
-    for name, pcm in golden_clips(model.config.samples).items():
+    lines, body = [], b""
+    for clip, pcm in golden_clips(model.config.samples).items():
         features = engine.features(pcm)
-        stages = {"pcm": pcm, "features": features}
+        stages = {(0, "pcm"): pcm, (0, "features"): features}
         for depth in model.depths:
-            for stage, array in engine.trace(features, depth).items():
-                stages[f"{depth}.{stage}"] = array
-        for stage, array in stages.items():
+            for name, array in engine.trace(features, depth).items():
+                stages[depth, name] = array
+        for (depth, name), array in stages.items():
+            stage, _, k = name.partition(".")
             bits = array.dtype == bool
+            kind = "bits" if bits else array.dtype
             stored = pack_bits(array) if bits else array
-            stored = stored.astype(stored.dtype.newbyteorder("<"))
-            entries.append(
-                {
-                    "clip": name,
-                    "stage": stage,
-                    "type": "bits" if bits else str(array.dtype),
-                    "shape": list(array.shape),
-                    "offset": len(body),
-                    "size": stored.nbytes,
-                }
+            stored = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+            lines.append(
+                f"{clip} {depth} {stage} {k or -1} {kind} "
+                f"{len(body)} {len(stored)}\n"
             )
-            body += stored.tobytes()
-            body += bytes(-len(body) % 8)
+            body += stored
     (folder / "golden.bin").write_bytes(body)
-    (folder / "golden.json").write_text(json.dumps(entries, indent=0))
-    return len(entries)
+    (folder / "golden.txt").write_text("".join(lines))
+    return len(lines)
