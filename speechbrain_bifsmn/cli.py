@@ -14,7 +14,14 @@ def export(args):
     """Trained folder to model file."""
     from speechbrain_bifsmn.export.folder import export_folder
 
-    report = export_folder(args.folder, args.output, args.name, args.manifest)
+    if not (args.output or args.package):
+        raise ValueError("give -o DIR, or --package DIR with the C library")
+    report = export_folder(
+        args.folder,
+        args.package or args.output,
+        args.manifest,
+        package=bool(args.package),
+    )
     if args.json:
         return print(json.dumps(report, indent=1))
     parity = report["parity"]
@@ -146,9 +153,12 @@ def parser():
         "-o exported",
     )
     sub.add_argument("folder", help="trained folder, or its parent")
-    sub.add_argument("-o", "--output", required=True, help="where to write")
+    sub.add_argument("-o", "--output", help="folder for the model file")
     sub.add_argument(
-        "--name", default="model", help="of the file (default: model)"
+        "--package",
+        metavar="DIR",
+        help="folder for the model file with the C library, an example and a "
+        "Makefile, for another project to drop in",
     )
     sub.add_argument(
         "--manifest",

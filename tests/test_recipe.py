@@ -155,6 +155,30 @@ def test_the_c_program_says_what_the_command_says(
     assert done.stdout.strip() == expected
 
 
+def test_a_package_builds_in_an_empty_folder(results, tmp_path):
+    package = tmp_path / "package"
+    cli.main(["export", str(results / "bifsmn/1"), "--package", str(package)])
+    done = subprocess.run(
+        ["make", "-C", package, "CC=gcc", "check", "all"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stderr
+    assert " 0 differ" in done.stdout
+    # The array holds the file, and the header compiles alone.
+    both = tmp_path / "both.c"
+    both.write_text(
+        '#include <stdio.h>\n#include "model.h"\nint main(void) { return '
+        "fwrite(bifsmn_model, sizeof bifsmn_model, 1, stdout) != 1; }\n"
+    )
+    subprocess.run(
+        ["gcc", both, "-I", package, "-o", both.stem], check=True, cwd=tmp_path
+    )
+    array = subprocess.run([tmp_path / "both"], capture_output=True).stdout
+    assert array == (package / "model.bifsmn").read_bytes()
+
+
 def test_info_names_the_labels_and_the_engine(model_file, capsys):
     cli.main(["info", str(model_file)])
     printed = capsys.readouterr().out

@@ -12,6 +12,7 @@ from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.fold import ExportError, fold
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
+from speechbrain_bifsmn.export.package import write_package
 from speechbrain_bifsmn.export.reference import TorchEngine
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
@@ -22,10 +23,12 @@ from speechbrain_bifsmn.spotting import clip_features
 # Facts about the machine that trained, which mean nothing elsewhere.
 LOCAL_FACTS = ("data", "test_manifest")
 LICENCE = "Apache-2.0"
+# Clips of a manifest on which every stage is compared; scores are on all.
+PARITY_CLIPS = 64
 
 
-def export_folder(folder, output, name="model", manifest=None, parity_clips=64):
-    """Write ``<name>.bifsmn`` and golden vectors, and measure both.
+def export_folder(folder, output, manifest=None, package=False):
+    """Write ``model.bifsmn`` and golden vectors, and measure both.
 
     Arguments
     ---------
@@ -33,13 +36,11 @@ def export_folder(folder, output, name="model", manifest=None, parity_clips=64):
         Trained folder.
     output : str or Path
         Where to write.
-    name : str
-        Of the model file.
     manifest : str or Path, optional
         Clips to measure on; the test clips that training used, where they
         still are, if not given.
-    parity_clips : int
-        Clips of the manifest on which every stage is compared.
+    package : bool
+        Whether to write the C library and a Makefile too.
 
     Returns
     -------
@@ -70,15 +71,17 @@ def export_folder(folder, output, name="model", manifest=None, parity_clips=64):
     clips = [engine.features(c) for c in golden_clips(samples).values()]
     features = clip_features(engine, model, tqdm(rows, desc="features"))
     features = list(features)
-    step = -(-len(rows) // parity_clips) or 1
+    step = -(-len(rows) // PARITY_CLIPS) or 1
     parity = compare_engines(reference, engine, clips + features[::step])
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    path = output / f"{name}.bifsmn"
+    path = output / "model.bifsmn"
     with whole_file(path) as part:
         part.write_bytes(data)
     write_golden(output, reference)
+    if package:
+        write_package(output, model, data)
     report = {
         "file": str(path),
         "bytes": len(data),
