@@ -301,6 +301,10 @@ class NormPReLU(nn.Module):
     ---------
     channels : int
         Size of the channel axis: the second of four axes, else the last.
+    prelu : bool
+        False leaves the PReLU out, for where only a sign follows: there it
+        changes nothing but the gradient, and a slope that learns falls until
+        no gradient passes.
 
     Example
     -------
@@ -310,15 +314,17 @@ class NormPReLU(nn.Module):
 
     smallest_slope = 0.01
 
-    def __init__(self, channels):
+    def __init__(self, channels, prelu=True):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
-        self.slope = nn.Parameter(torch.tensor(0.25))
+        self.slope = nn.Parameter(torch.tensor(0.25)) if prelu else None
 
     def forward(self, x):
         """Keep the shape."""
         rows = x.flatten(2) if x.dim() == 4 else x.flatten(0, -2)
         y = self.norm(rows).view_as(x)
+        if self.slope is None:
+            return y
         # PReLU; on a CPU in half the time of torch's own.
         slope = self.slope.clamp(min=self.smallest_slope)
         return torch.lerp(torch.relu(y), y, slope)
@@ -334,7 +340,9 @@ class NormPReLU(nn.Module):
         n = self.norm
         scale = n.weight.double() / (n.running_var.double() + n.eps).sqrt()
         bias = n.bias.double() - scale * n.running_mean.double()
-        slope = max(self.slope.item(), self.smallest_slope)
+        slope = 1.0
+        if self.slope is not None:
+            slope = max(self.slope.item(), self.smallest_slope)
         return scale.detach(), bias.detach(), slope
 
 
@@ -349,6 +357,8 @@ class PerDepth(nn.ModuleDict):
         Depths that execute this layer.
     private : bool
         Whether each has its own.
+    prelu : bool
+        See ``NormPReLU``.
 
     Example
     -------
@@ -356,9 +366,9 @@ class PerDepth(nn.ModuleDict):
     torch.Size([2, 8, 6])
     """
 
-    def __init__(self, channels, depths, private):
+    def __init__(self, channels, depths, private, prelu=True):
         names = [str(depth) for depth in depths] if private else ["shared"]
-        super().__init__({name: NormPReLU(channels) for name in names})
+        super().__init__({name: NormPReLU(channels, prelu) for name in names})
 
     def at(self, depth):
         """The norm that a depth uses."""

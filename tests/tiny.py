@@ -31,7 +31,8 @@ def tiny_bifsmn(seed=0, **options):
         if isinstance(module, NormPReLU):
             nn.init.normal_(module.norm.weight, 0.3, 0.7)
             nn.init.normal_(module.norm.bias, 0.0, 0.5)
-            nn.init.uniform_(module.slope, -0.1, 0.4)
+            if module.slope is not None:
+                nn.init.uniform_(module.slope, -0.1, 0.4)
     model.train()
     for _ in range(3):
         shape = 16, model.frames, model.n_mels

@@ -49,6 +49,7 @@ KEYS = {
     "classes",
     "feature_copies",
     "feature_step",
+    "licence",
     "features_folder",
     "model",
     "modules",
@@ -208,6 +209,7 @@ def report(brain, hparams, hparams_file, overrides, labels):
         output / "confusion.png",
     )
     facts = {
+        "licence": hparams["licence"],
         "protocol": hparams["protocol"],
         "seed": hparams["seed"],
         "epochs": hparams["number_of_epochs"],

@@ -22,7 +22,6 @@ from speechbrain_bifsmn.spotting import clip_features
 
 # Facts about the machine that trained, which mean nothing elsewhere.
 LOCAL_FACTS = ("data", "test_manifest")
-LICENCE = "Apache-2.0"
 # Clips of a manifest on which every stage is compared; scores are on all.
 PARITY_CLIPS = 64
 
@@ -60,7 +59,6 @@ def export_folder(folder, output, manifest=None, package=False):
     network, log_mel = spotter.mods.model, spotter.mods.log_mel
     binary = check_one_bit(network)
     meta = {k: v for k, v in facts.items() if k not in LOCAL_FACTS}
-    meta["licence"] = LICENCE
     samples = spotter.hparams.samples
     model = fold(network, log_mel, samples, spotter.labels, meta)
     data = model.to_bytes()

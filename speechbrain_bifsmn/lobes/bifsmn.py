@@ -11,6 +11,7 @@ Qin et al., "BiFSMN: Binary Neural Network for Keyword Spotting", IJCAI 2022
 (arXiv 2202.06483). Differences, each because a device needs it: one scale for
 each output channel, padding with +1 after binarization, a batch norm after the
 per-frame linear map as after every other layer, integer first and last layers.
+One because training does: no PReLU where only a sign follows.
 """
 
 from speechbrain_bifsmn.layers import IntegerConv2d, IntegerLinear

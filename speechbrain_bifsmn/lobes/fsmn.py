@@ -128,7 +128,9 @@ class DFSMNBlock(nn.Module):
             *quantizers,
         )
         self.pointwise1 = Linear(channels, expansion, *quantizers)
-        self.norm1 = PerDepth(expansion, depths, "pointwise1" in private)
+        # Between two binary layers only the sign matters.
+        prelu = activation_quantizer is None
+        self.norm1 = PerDepth(expansion, depths, "pointwise1" in private, prelu)
         self.pointwise2 = Linear(expansion, channels, *quantizers)
         self.norm2 = PerDepth(channels, depths, "pointwise2" in private)
         self.dropout = nn.Dropout(dropout)
@@ -218,9 +220,11 @@ class DFSMN(nn.Module):
         quantizers = weight_quantizer, activation_quantizer
         first, second = conv_channels
         self.conv1 = Conv2d(1, first, kernel, stride)
-        self.norm1 = NormPReLU(first)
+        # Before a binary layer only the sign matters.
+        prelu = activation_quantizer is None
+        self.norm1 = NormPReLU(first, prelu)
         self.conv2 = Conv2d(first, second, kernel, stride, *quantizers)
-        self.norm2 = NormPReLU(second)
+        self.norm2 = NormPReLU(second, prelu)
         mels_out, frames_out = n_mels, frames
         for _ in range(2):
             mels_out = (mels_out - 1) // stride + 1
