@@ -1,11 +1,13 @@
 """Training a keyword network, teacher or student, with SpeechBrain."""
 
 import json
+from collections import deque
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import update_bn
 
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import summarize
@@ -19,6 +21,7 @@ BRAIN_KEYS = {
     "label_smoothing",
     "log_mel",
     "lr_annealing",
+    "norm_batches",
     "number_of_epochs",
     "output_folder",
     "samples",
@@ -66,6 +69,19 @@ def load_teacher(teacher, checkpoint):
     return teacher.eval().requires_grad_(False)
 
 
+class _AllDepths(torch.nn.Module):
+    """A model that runs at all its depths, as ``update_bn`` calls it."""
+
+    def __init__(self, model, depths):
+        super().__init__()
+        self.model = model
+        self.depths = depths
+
+    def forward(self, feats):
+        """Run; only the norms' statistics matter."""
+        self.model(feats, depth=self.depths)
+
+
 class KeywordBrain(sb.Brain):
     """Cross-entropy and distillation, at every depth in one step.
 
@@ -103,6 +119,7 @@ class KeywordBrain(sb.Brain):
                 f"{len(self.depths)} depths {list(self.depths)}"
             )
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
+        self.recent_feats = deque(maxlen=self.hparams.norm_batches)
         if self.hparams.distillation and self.teacher is None:
             raise ValueError("distillation needs a teacher")
 
@@ -126,6 +143,7 @@ class KeywordBrain(sb.Brain):
             for augment in self.hparams.feature_augment:
                 # In-place masks must not reach the cache.
                 feats = augment(feats.clone())
+            self.recent_feats.append(feats)
         return feats
 
     def compute_objectives(self, predictions, batch, stage):
@@ -181,6 +199,19 @@ class KeywordBrain(sb.Brain):
                 quantizer.set_progress(
                     (epoch - 1) / self.hparams.number_of_epochs
                 )
+        if stage == sb.Stage.VALID and self.recent_feats:
+            self.measure_norms()
+
+    def measure_norms(self):
+        """Batch norms' statistics anew, from the latest training batches.
+
+        One step flips many 1-bit weights, so an average over past steps
+        describes networks that are no more.
+        """
+        update_bn(
+            self.recent_feats, _AllDepths(self.modules.model, self.depths)
+        )
+        self.recent_feats.clear()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log accuracy at every depth, anneal, keep the best checkpoint."""
