@@ -11,6 +11,7 @@ to resume. The table at the end is also written to <output>/report.json.
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def train(yaml, options):
         os.path.relpath(part) if "/" in part and "=" not in part else part
         for part in command[1:]
     ]
-    print("\n$ python " + " ".join(shown), flush=True)
+    print("\n$ python " + shlex.join(shown), flush=True)
     if subprocess.run(command).returncode:
         sys.exit(f"error: training with {yaml} failed; see the lines above")
 
@@ -135,7 +136,9 @@ def main(arguments):
             synthesize(data, KEYWORDS, OTHERS, speakers=300, clips_per_word=400)
 
     shared = [f"--data_folder={data}", f"--results_folder={output}"]
-    shared += [*settings["both"], "--noprogressbar"]
+    shared += settings["both"]
+    if not sys.stderr.isatty():
+        shared.append("--noprogressbar")
     train("dfsmn.yaml", [*shared, *settings["teacher"]])
     train("bifsmn.yaml", [*shared, *settings["student"]])
     prepared = output / protocol
