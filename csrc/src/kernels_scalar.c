@@ -95,23 +95,23 @@ static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
     return word;
 }
 
-static void i16_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
-                                      const int16_t *x, const int16_t *w,
-                                      const int32_t *threshold,
-                                      const uint8_t *direction, uint64_t *out)
+static void i8_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
+                                     const uint8_t *x, const uint8_t *w,
+                                     const int32_t *threshold,
+                                     const uint8_t *direction, uint64_t *out)
 {
     size_t m, n, k, i;
 
-    for (m = 0; m < M; m++, x += K)
+    for (m = 0; m < M; m++, x += i8_pitch(K))
         for (n = 0; n < N; n += BLOCK, out++) {
             uint64_t word = 0;
 
             for (i = min(N - n, BLOCK); i > 0; i--) {
-                const int16_t *row = w + (n + i - 1) * K;
+                const uint8_t *row = w + (n + i - 1) * K;
                 int32_t sum = 0;
 
                 for (k = 0; k < K; k++)
-                    sum += row[k] * x[k];
+                    sum += (int8_t)row[k] * x[k];
                 word = word << 1 | (sum >= threshold[n + i - 1]);
             }
             *out = word ^ load_u64(direction + n / 8);
@@ -224,7 +224,9 @@ static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
-    i16_gemm_bits__scalar_1x1,
+    NULL,
+    NULL,
+    i8_gemm_bits__scalar_1x1,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,

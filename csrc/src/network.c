@@ -1,7 +1,8 @@
 /* network.c: the stages of docs/format.md in order, each one kernel call.
  *
- * A convolution is gathered: the inputs under the kernel are copied into one
- * row for each output position, and the rest is a matrix product. */
+ * A convolution is gathered: the map is copied into a larger one that has its
+ * border, then the inputs under the kernel into one row for each output
+ * position, and the rest is a matrix product. */
 
 #include "network.h"
 
@@ -9,25 +10,46 @@
 
 #include "bytes.h"
 
+/* Copies go by whole words, so they run over what they should write, and read
+ * over what they should read, by less than this. */
+enum { SLACK = 8 };
+
 static size_t max(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
 
+/* Words in a row of the map with a border that conv2 reads. */
+static size_t padded2_row(const struct model *m)
+{
+    return words((m->mels1 + m->kernel - 1) * m->conv1_channels);
+}
+
+/* Whether a table that this machine can run packs its weights. */
+static int any_packs(void)
+{
+    const struct bifsmn_kernels *kernels;
+    size_t i;
+
+    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++)
+        if (kernels->i8_pack || kernels->b1_pack)
+            return 1;
+    return 0;
+}
+
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
-    const size_t area = m->kernel * m->kernel;
+    const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
     const uint64_t affine = 2 * (uint64_t)m->channels;
     /* The most of what is gathered: conv1 and conv2 for one row of the map,
      * fc for all frames. */
     const size_t gathered =
-        max(2 * m->mels1 * area,
+        max(m->mels1 * i8_pitch(area),
             8 * max(m->mels2 * words(area * m->conv1_channels),
                     m->frames2 * words(m->mels2 * m->conv2_channels)));
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
-    net->conv1_weight = arena_take(arena, m->conv1_channels * area, 2);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
@@ -36,12 +58,32 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
 
+    if (any_packs()) {
+        const size_t C = m->channels, E = m->expansion;
+
+        net->conv1_weight.packed = arena_take(
+            arena, 1, i8_packed_size(m->conv1_channels, area));
+        net->conv2_weight.packed = arena_take(
+            arena, 1,
+            b1_packed_size(m->conv2_channels, area * m->conv1_channels));
+        net->fc_weight.packed = arena_take(
+            arena, 1, b1_packed_size(C, m->mels2 * m->conv2_channels));
+        net->p1_weight.packed =
+            arena_take(arena, m->layers, b1_packed_size(E, C));
+        net->p2_weight.packed =
+            arena_take(arena, m->layers, b1_packed_size(C, E));
+    }
+
     net->features = arena_take(arena, m->frames * m->mels, 1);
+    net->padded1 = arena_take(
+        arena, (m->frames + border) * (m->mels + border) + SLACK, 1);
     net->conv1 = arena_take(
         arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
+    net->padded2 = arena_take(
+        arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + 1, 8);
     net->conv2 = arena_take(
         arena, (uint64_t)m->frames2 * m->mels2, 8 * words(m->conv2_channels));
-    net->gathered = arena_take(arena, gathered, 1);
+    net->gathered = arena_take(arena, gathered + SLACK, 1);
     net->stream = arena_take(arena, m->frames2 * m->channels, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
@@ -67,23 +109,79 @@ static void unpack_thresholds(const struct section *s, uint16_t *out)
         out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
 }
 
+/* Inputs come to conv1 as x + 128, unsigned: what that adds to the sum of a
+ * channel is added to its threshold too. One beyond any sum stays there. */
+static int32_t unsigned_threshold(int32_t threshold, size_t K, const uint8_t *w)
+{
+    const int32_t most = 128 * 128 * (int32_t)K + 1;
+    int32_t sum = 0;
+    size_t k;
+
+    for (k = 0; k < K; k++)
+        sum += (int8_t)w[k];
+    return 128 * sum + (threshold < -most  ? -most
+                        : threshold > most ? most
+                                           : threshold);
+}
+
 void bifsmn_network_fill(struct bifsmn *net)
 {
     const struct model *m = &net->model;
     const struct section *s = m->section;
+    const size_t area = m->kernel * m->kernel;
     size_t i;
 
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
-    for (i = 0; i < s[C1_W].size; i++)
-        net->conv1_weight[i] = (int8_t)s[C1_W].data[i];
     for (i = 0; i < m->conv1_channels; i++)
-        net->conv1_threshold[i] = load_i32(s[C1_T].data + 4 * i);
+        net->conv1_threshold[i] = unsigned_threshold(
+            load_i32(s[C1_T].data + 4 * i), area, s[C1_W].data + i * area);
     unpack_thresholds(&s[C2_T], net->conv2_threshold);
     unpack_floats(&s[FC_A], net->fc_affine);
     unpack_floats(&s[ME_A], net->memory_affine);
     unpack_thresholds(&s[P1_T], net->p1_threshold);
     unpack_floats(&s[P2_A], net->p2_affine);
+}
+
+/* The weights of `layers` layers, N outputs of K bits each. */
+static void use_b1(struct weights *w, const struct bifsmn_kernels *kernels,
+                   const struct section *s, size_t layers, size_t N, size_t K)
+{
+    size_t i;
+
+    w->data = s->data;
+    w->size = 8 * N * words(K);
+    if (!kernels->b1_pack)
+        return;
+    w->data = w->packed;
+    w->size = (size_t)b1_packed_size(N, K);
+    for (i = 0; i < layers; i++)
+        kernels->b1_pack(N, K, s->data + i * 8 * N * words(K),
+                         w->packed + i * w->size);
+}
+
+void bifsmn_network_use(struct bifsmn *net,
+                        const struct bifsmn_kernels *kernels)
+{
+    const struct model *m = &net->model;
+    const struct section *s = m->section;
+    const size_t area = m->kernel * m->kernel;
+
+    net->kernels = kernels;
+    net->conv1_weight.data = s[C1_W].data;
+    if (kernels->i8_pack) {
+        net->conv1_weight.data = net->conv1_weight.packed;
+        kernels->i8_pack(m->conv1_channels, area, s[C1_W].data,
+                         net->conv1_weight.packed);
+    }
+    use_b1(&net->conv2_weight, kernels, &s[C2_W], 1, m->conv2_channels,
+           area * m->conv1_channels);
+    use_b1(&net->fc_weight, kernels, &s[FC_W], 1, m->channels,
+           m->mels2 * m->conv2_channels);
+    use_b1(&net->p1_weight, kernels, &s[P1_W], m->layers, m->expansion,
+           m->channels);
+    use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
+           m->expansion);
 }
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
@@ -93,93 +191,153 @@ void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
         net->trace(net->trace_user, stage, (int)k, data, bytes);
 }
 
+/* Copies n bytes by words: see SLACK. */
+static void copy(uint8_t *out, const uint8_t *in, size_t n)
+{
+    size_t i;
+
+    for (i = 0; i < n; i += 8)
+        memcpy(out + i, in + i, 8);
+}
+
+/* Whether byte i of a word holds its bits 8 i to 8 i + 7. */
+static int little_endian(void)
+{
+    const uint64_t one = 1;
+    uint8_t first;
+
+    memcpy(&first, &one, 1);
+    return first;
+}
+
 /* A row of bits being filled from its start. */
 struct bit_row {
-    uint64_t *words; /* zeros from bit `size` on */
+    uint64_t *words; /* zeros from bit `size` on, or anything: see append */
     size_t size;
 };
 
-/* Appends n bits: those of `bits`, a row of whole words, or +1 if NULL. */
-static void append(struct bit_row *row, const uint64_t *bits, size_t n)
+/* Appends n bits, those of `bits` from bit `from` on, or +1 if NULL. Where all
+ * three are whole bytes, anything may follow; else zeros must, and do. */
+static void append(struct bit_row *row, const uint64_t *bits, size_t from,
+                   size_t n)
 {
+    if ((row->size | from | n) % 8 == 0 && little_endian()) {
+        uint8_t *out = (uint8_t *)row->words + row->size / 8;
+
+        if (bits)
+            copy(out, (const uint8_t *)bits + from / 8, n / 8);
+        else
+            memset(out, 255, n / 8);
+        row->size += n;
+        return;
+    }
     while (n > 0) {
         const size_t take = n < 64 ? n : 64, at = row->size % 64;
-        const uint64_t word = bits ? *bits++ : ~(uint64_t)0 >> (64 - take);
+        const size_t i = from / 64, shift = from % 64;
         uint64_t *out = row->words + row->size / 64;
+        uint64_t word = bits ? bits[i] >> shift : ~(uint64_t)0;
 
+        if (bits && shift + take > 64)
+            word |= bits[i + 1] << (64 - shift);
+        word &= ~(uint64_t)0 >> (64 - take);
         out[0] |= word << at;
         if (at + take > 64)
             out[1] |= word >> (64 - at);
         row->size += take;
+        from += take;
         n -= take;
     }
 }
 
-/* Where the kernel of an output looks: before the map this wraps, to an index
- * beyond any map. */
-static size_t input_index(const struct model *m, size_t output, size_t tap)
+/* Zeros from the end of the row to the end of its word. */
+static void finish(const struct bit_row *row)
 {
-    return output * m->stride + tap - (m->kernel - 1) / 2;
+    if (row->size % 64)
+        row->words[row->size / 64] &= ~(~(uint64_t)0 << row->size % 64);
 }
 
-/* features [T0][M0] to net->conv1 [T1][M1][C1]; gathered [M1][kernel][kernel],
- * zeros outside the map. */
+/* features [T0][M0] to net->conv1 [T1][M1][C1]; padded1 with a border of
+ * zeros, gathered [M1][kernel][kernel]. Both hold x + 128. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
     const struct model *m = &net->model;
+    const size_t K = m->kernel * m->kernel, border = m->kernel - 1;
+    const size_t pitch = m->mels + border; /* bytes of a row of padded1 */
     const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t, f, i, j;
+    uint8_t *inside = net->padded1 + border / 2 * (pitch + 1);
+    size_t t, f, i;
+
+    memset(net->padded1, 128, (m->frames + border) * pitch);
+    for (t = 0; t < m->frames; t++)
+        for (f = 0; f < m->mels; f++)
+            inside[t * pitch + f] = (uint8_t)(*features++ + 128);
 
     for (t = 0; t < m->frames1; t++) {
-        int16_t *patch = net->gathered;
+        for (f = 0; f < m->mels1; f++) {
+            const uint8_t *from =
+                net->padded1 + m->stride * (t * pitch + f);
+            uint8_t *patch = (uint8_t *)net->gathered + f * i8_pitch(K);
 
-        for (f = 0; f < m->mels1; f++)
             for (i = 0; i < m->kernel; i++)
-                for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
-
-                    *patch++ = frame < m->frames && mel < m->mels
-                                   ? features[frame * m->mels + mel]
-                                   : 0;
-                }
-        net->kernels->i16_gemm_bits(
-            m->mels1, m->conv1_channels, m->kernel * m->kernel, net->gathered,
-            net->conv1_weight, net->conv1_threshold, m->section[C1_D].data,
-            net->conv1 + t * row);
+                copy(patch + i * m->kernel, from + i * pitch, m->kernel);
+        }
+        net->kernels->i8_gemm_bits(m->mels1, m->conv1_channels, K,
+                                   net->gathered, net->conv1_weight.data,
+                                   net->conv1_threshold, m->section[C1_D].data,
+                                   net->conv1 + t * row);
     }
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered [M2][kernel][kernel][C1],
- * +1 outside the map. */
+/* net->conv1 to padded2 [T1 + kernel - 1] rows of [M1 + kernel - 1][C1], with
+ * a border of +1. */
+static void pad_conv1(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+    const size_t C1 = m->conv1_channels, border = (m->kernel - 1) / 2;
+    const size_t row = padded2_row(m), rows = m->frames1 + 2 * border;
+    const uint64_t *bits = net->conv1;
+    size_t t, f;
+
+    memset(net->padded2, 0, 8 * row * rows);
+    for (t = 0; t < rows; t++) {
+        struct bit_row padded = {net->padded2 + t * row, 0};
+
+        if (t < border || t >= m->frames1 + border) {
+            append(&padded, NULL, 0, (m->mels1 + 2 * border) * C1);
+            continue;
+        }
+        append(&padded, NULL, 0, border * C1);
+        for (f = 0; f < m->mels1; f++, bits += words(C1))
+            append(&padded, bits, 0, C1);
+        append(&padded, NULL, 0, border * C1);
+    }
+}
+
+/* net->conv1 to net->conv2 [T2][M2][C2]; gathered [M2][kernel][kernel][C1]. */
 static void run_conv2(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t K = m->kernel * m->kernel * m->conv1_channels;
-    const size_t in = words(m->conv1_channels);
-    const size_t row = m->mels2 * words(m->conv2_channels);
-    size_t t, f, i, j;
+    const size_t C1 = m->conv1_channels, K = m->kernel * m->kernel * C1;
+    const size_t row_in = padded2_row(m);
+    const size_t row_out = m->mels2 * words(m->conv2_channels);
+    size_t t, f, i;
 
+    pad_conv1(net);
     for (t = 0; t < m->frames2; t++) {
+        const uint64_t *from = net->padded2 + t * m->stride * row_in;
         struct bit_row patch = {net->gathered, 0};
 
         memset(net->gathered, 0, 8 * m->mels2 * words(K));
-        for (f = 0; f < m->mels2; f++, patch.words += words(K), patch.size = 0)
+        for (f = 0; f < m->mels2; f++, patch.words += words(K), patch.size = 0) {
             for (i = 0; i < m->kernel; i++)
-                for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
-                    const int inside = frame < m->frames1 && mel < m->mels1;
-
-                    append(&patch,
-                           inside ? net->conv1 + (frame * m->mels1 + mel) * in
-                                  : NULL,
-                           m->conv1_channels);
-                }
-        net->kernels->b1_gemm_bits(
-            m->mels2, m->conv2_channels, K, net->gathered,
-            m->section[C2_W].data, net->conv2_threshold, m->section[C2_D].data,
-            net->conv2 + t * row);
+                append(&patch, from + i * row_in, f * m->stride * C1,
+                       m->kernel * C1);
+            finish(&patch);
+        }
+        net->kernels->b1_gemm_bits(m->mels2, m->conv2_channels, K,
+                                   net->gathered, net->conv2_weight.data,
+                                   net->conv2_threshold, m->section[C2_D].data,
+                                   net->conv2 + t * row_out);
     }
 }
 
@@ -194,11 +352,13 @@ static void run_fc(struct bifsmn *net)
     size_t t, f;
 
     memset(net->gathered, 0, 8 * m->frames2 * words(K));
-    for (t = 0; t < m->frames2; t++, row.words += words(K), row.size = 0)
+    for (t = 0; t < m->frames2; t++, row.words += words(K), row.size = 0) {
         for (f = 0; f < m->mels2; f++, bits += words(m->conv2_channels))
-            append(&row, bits, m->conv2_channels);
+            append(&row, bits, 0, m->conv2_channels);
+        finish(&row);
+    }
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
-                               m->section[FC_W].data, net->fc_affine,
+                               net->fc_weight.data, net->fc_affine,
                                load_f32(m->section[FC_S].data), 0, net->stream,
                                net->sign);
 }
@@ -220,13 +380,14 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
                             net->stream, net->sign2);
     bifsmn_network_trace(net, "memory", k, net->stream, 4 * T * C);
 
-    kernels->b1_gemm_bits(T, E, C, net->sign2, s[P1_W].data + layer * E * row_c,
+    kernels->b1_gemm_bits(T, E, C, net->sign2,
+                          net->p1_weight.data + layer * net->p1_weight.size,
                           net->p1_threshold + set[POINTWISE1] * E,
                           s[P1_D].data + set[POINTWISE1] * row_e, net->hidden);
     bifsmn_network_trace(net, "pointwise1", k, net->hidden, T * row_e);
 
     kernels->b1_gemm_real(T, C, E, net->hidden,
-                          s[P2_W].data + layer * C * row_e,
+                          net->p2_weight.data + layer * net->p2_weight.size,
                           net->p2_affine + set[POINTWISE2] * 2 * C,
                           load_f32(s[P2_S].data + 4 * set[POINTWISE2]), 1,
                           net->stream, net->sign);

@@ -1,0 +1,465 @@
+/* kernels_avx2.c: kernels for x86 from Haswell and Zen on.
+ *
+ * No instruction counts bits here, but one looks up 32 bytes in a table of 16.
+ * Four inputs of a position choose the table, four weights of an output the
+ * byte in it, and the byte says how many differ. Weights are packed
+ * [N/64][K/8][64], one byte for the next 8 inputs of each of 64 outputs. */
+
+#include "kernels.h"
+
+#ifdef BIFSMN_X86
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "bytes.h"
+
+#define AVX2 __attribute__((target("avx2")))
+/* Tiles: inlined where `rows` is a constant, so that sums stay in registers. */
+#define TILE AVX2 static inline __attribute__((always_inline))
+
+enum {
+    BLOCK = 64,     /* outputs of one word */
+    ROWS = 4,       /* positions of a tile */
+    CHANNELS = 16,  /* outputs of an i8 tile */
+    CHUNK = 64      /* inputs that an i8 tile widens at once */
+};
+
+static size_t min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* [N/16][K/2][16][2] of i16, zeros after the last. */
+static void i8_pack__avx2(size_t N, size_t K, const uint8_t *w,
+                          uint8_t *packed)
+{
+    int16_t *out = (int16_t *)packed;
+    size_t n, k, i;
+
+    for (n = 0; n < N; n += CHANNELS)
+        for (k = 0; k < i8_pitch(K); k += 2)
+            for (i = n; i < n + CHANNELS; i++) {
+                *out++ = i < N && k < K ? (int8_t)w[i * K + k] : 0;
+                *out++ = i < N && k + 1 < K ? (int8_t)w[i * K + k + 1] : 0;
+            }
+}
+
+static void b1_pack__avx2(size_t N, size_t K, const uint8_t *w,
+                          uint8_t *packed)
+{
+    size_t n, k, i;
+
+    for (n = 0; n < N; n += BLOCK)
+        for (k = 0; k < (K + 7) / 8; k++)
+            for (i = n; i < n + BLOCK; i++)
+                *packed++ = i < N ? w[i * 8 * words(K) + k] : 0;
+}
+
+/* Sums of 16 outputs at `rows` positions. */
+TILE void i8_sums(const size_t rows, size_t K, const uint8_t *x,
+                  const __m256i *w, __m256i sum[ROWS][2])
+{
+    const size_t pitch = i8_pitch(K);
+    int16_t wide[ROWS][CHUNK];
+    size_t at, k, r;
+
+    for (r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (at = 0; at < K; at += CHUNK) {
+        const size_t inputs = min(K - at, CHUNK);
+
+        for (r = 0; r < rows; r++)
+            for (k = 0; k < inputs; k += 16)
+                _mm256_storeu_si256(
+                    (__m256i *)(wide[r] + k),
+                    _mm256_cvtepu8_epi16(_mm_loadu_si128(
+                        (const __m128i *)(x + r * pitch + at + k))));
+        for (k = 0; k < inputs; k += 2, w += 2)
+            for (r = 0; r < rows; r++) {
+                int32_t two;
+                __m256i inputs2;
+
+                memcpy(&two, wide[r] + k, 4);
+                inputs2 = _mm256_set1_epi32(two);
+                sum[r][0] = _mm256_add_epi32(
+                    sum[r][0], _mm256_madd_epi16(inputs2, w[0]));
+                sum[r][1] = _mm256_add_epi32(
+                    sum[r][1], _mm256_madd_epi16(inputs2, w[1]));
+            }
+    }
+}
+
+/* Lanes that are greater, as bits. */
+TILE unsigned greater(__m256i a, __m256i b)
+{
+    return (unsigned)_mm256_movemask_ps(
+        _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
+}
+
+/* Bits of 16 outputs at `rows` positions. */
+TILE void i8_tile(const size_t rows, size_t K, const uint8_t *x,
+                  const __m256i *w, const __m256i threshold[2],
+                  uint16_t in, uint16_t direction, size_t n, size_t row,
+                  uint64_t *out)
+{
+    __m256i sum[ROWS][2];
+    size_t r;
+
+    i8_sums(rows, K, x, w, sum);
+    for (r = 0; r < rows; r++) {
+        const unsigned below = greater(threshold[0], sum[r][0]) |
+                               greater(threshold[1], sum[r][1]) << 8;
+        const uint16_t bits = (uint16_t)((~below & in) ^ direction);
+
+        memcpy((uint8_t *)(out + r * row) + n / 8, &bits, 2);
+    }
+}
+
+AVX2 static void i8_gemm_bits__avx2_16x4(size_t M, size_t N, size_t K,
+                                         const uint8_t *x, const uint8_t *w,
+                                         const int32_t *threshold,
+                                         const uint8_t *direction,
+                                         uint64_t *out)
+{
+    const size_t pitch = i8_pitch(K), row = words(N);
+    const __m256i *weight = (const __m256i *)w;
+    size_t n, m;
+
+    for (m = 0; m < M; m++)
+        out[(m + 1) * row - 1] = 0;
+    for (n = 0; n < N; n += CHANNELS, weight += pitch) {
+        const size_t outputs = min(N - n, CHANNELS);
+        const uint16_t in = (uint16_t)((1u << outputs) - 1);
+        const uint16_t d = load_u16(direction + n / 8);
+        __m256i t[2] = {{0}};
+
+        memcpy(t, threshold + n, 4 * outputs);
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            i8_tile(ROWS, K, x + m * pitch, weight, t, in, d, n, row,
+                    out + m * row);
+        for (; m < M; m++)
+            i8_tile(1, K, x + m * pitch, weight, t, in, d, n, row,
+                    out + m * row);
+    }
+}
+
+/* What the four inputs of a row differ from each four weights. */
+static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
+    {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4},
+    {1, 0, 2, 1, 2, 1, 3, 2, 2, 1, 3, 2, 3, 2, 4, 3},
+    {1, 2, 0, 1, 2, 3, 1, 2, 2, 3, 1, 2, 3, 4, 2, 3},
+    {2, 1, 1, 0, 3, 2, 2, 1, 3, 2, 2, 1, 4, 3, 3, 2},
+    {1, 2, 2, 3, 0, 1, 1, 2, 2, 3, 3, 4, 1, 2, 2, 3},
+    {2, 1, 3, 2, 1, 0, 2, 1, 3, 2, 4, 3, 2, 1, 3, 2},
+    {2, 3, 1, 2, 1, 2, 0, 1, 3, 4, 2, 3, 2, 3, 1, 2},
+    {3, 2, 2, 1, 2, 1, 1, 0, 4, 3, 3, 2, 3, 2, 2, 1},
+    {1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3},
+    {2, 1, 3, 2, 3, 2, 4, 3, 1, 0, 2, 1, 2, 1, 3, 2},
+    {2, 3, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 2, 3, 1, 2},
+    {3, 2, 2, 1, 4, 3, 3, 2, 2, 1, 1, 0, 3, 2, 2, 1},
+    {2, 3, 3, 4, 1, 2, 2, 3, 1, 2, 2, 3, 0, 1, 1, 2},
+    {3, 2, 4, 3, 2, 1, 3, 2, 2, 1, 3, 2, 1, 0, 2, 1},
+    {3, 4, 2, 3, 2, 3, 1, 2, 2, 3, 1, 2, 1, 2, 0, 1},
+    {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
+};
+
+TILE __m256i table(unsigned nibble)
+{
+    return _mm256_broadcastsi128_si256(
+        _mm_load_si128((const __m128i *)differing[nibble]));
+}
+
+/* Differing bits of 64 outputs at `rows` positions. A byte can count those of
+ * 31 bytes; then it is widened. */
+TILE void differences(const size_t rows, size_t K, const uint64_t *x,
+                      const __m256i *w, uint32_t d[ROWS][BLOCK])
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    const size_t bytes = (K + 7) / 8, row = 8 * words(K);
+    size_t k = 0, r, i;
+
+    for (r = 0; r < rows; r++)
+        memset(d[r], 0, sizeof d[r]);
+    while (k < bytes) {
+        const size_t end = min(bytes, k + 31);
+        __m256i sum[ROWS][2];
+
+        for (r = 0; r < rows; r++)
+            sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+        for (; k < end; k++, w += 2) {
+            const __m256i low0 = _mm256_and_si256(w[0], low);
+            const __m256i low1 = _mm256_and_si256(w[1], low);
+            const __m256i high0 =
+                _mm256_and_si256(_mm256_srli_epi16(w[0], 4), low);
+            const __m256i high1 =
+                _mm256_and_si256(_mm256_srli_epi16(w[1], 4), low);
+
+            for (r = 0; r < rows; r++) {
+                const unsigned inputs = ((const uint8_t *)x)[r * row + k];
+                const __m256i a = table(inputs & 15), b = table(inputs >> 4);
+
+                sum[r][0] = _mm256_add_epi8(sum[r][0],
+                                            _mm256_shuffle_epi8(a, low0));
+                sum[r][1] = _mm256_add_epi8(sum[r][1],
+                                            _mm256_shuffle_epi8(a, low1));
+                sum[r][0] = _mm256_add_epi8(sum[r][0],
+                                            _mm256_shuffle_epi8(b, high0));
+                sum[r][1] = _mm256_add_epi8(sum[r][1],
+                                            _mm256_shuffle_epi8(b, high1));
+            }
+        }
+        for (r = 0; r < rows; r++)
+            for (i = 0; i < BLOCK; i += 8) {
+                __m256i *wide = (__m256i *)(d[r] + i);
+                const uint8_t *eight = (const uint8_t *)sum[r] + i;
+
+                _mm256_storeu_si256(
+                    wide,
+                    _mm256_add_epi32(_mm256_loadu_si256(wide),
+                                     _mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                                         (const __m128i *)eight))));
+            }
+    }
+}
+
+TILE void bits_tile(const size_t rows, size_t K, const uint64_t *x,
+                    const __m256i *w, const __m256i threshold[BLOCK / 8],
+                    uint64_t direction, size_t row, uint64_t *out)
+{
+    uint32_t d[ROWS][BLOCK];
+    size_t r, i;
+
+    differences(rows, K, x, w, d);
+    for (r = 0; r < rows; r++) {
+        uint64_t word = 0;
+
+        for (i = 0; i < BLOCK / 8; i++)
+            word |= (uint64_t)greater(threshold[i],
+                                      _mm256_loadu_si256(
+                                          (const __m256i *)d[r] + i))
+                    << 8 * i;
+        out[r * row] = word ^ direction;
+    }
+}
+
+AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
+                                         const uint64_t *x, const uint8_t *w,
+                                         const uint16_t *threshold,
+                                         const uint8_t *direction,
+                                         uint64_t *out)
+{
+    const size_t row_in = words(K), row_out = words(N);
+    const __m256i *weight = (const __m256i *)w;
+    size_t n, m, i;
+
+    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), out++) {
+        /* Outputs after the N-th: never below a threshold of 0. */
+        uint16_t narrow[BLOCK] = {0};
+        __m256i t[BLOCK / 8];
+        const uint64_t d = load_u64(direction + n / 8);
+
+        memcpy(narrow, threshold + n, 2 * min(N - n, BLOCK));
+        for (i = 0; i < BLOCK / 8; i++)
+            t[i] = _mm256_cvtepu16_epi32(
+                _mm_loadu_si128((const __m128i *)narrow + i));
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            bits_tile(ROWS, K, x + m * row_in, weight, t, d, row_out,
+                      out + m * row_out);
+        for (; m < M; m++)
+            bits_tile(1, K, x + m * row_in, weight, t, d, row_out,
+                      out + m * row_out);
+    }
+}
+
+/* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. */
+TILE uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
+                           const float *scale, const float *bias, float slope,
+                           int residual, float *stream)
+{
+    const __m256i all = _mm256_set1_epi32((int32_t)K);
+    const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
+    uint64_t word = 0;
+    size_t i;
+
+    for (i = 0; i + 8 <= outputs; i += 8) {
+        const __m256i differ = _mm256_loadu_si256((const __m256i *)(d + i));
+        const __m256i sum =
+            _mm256_sub_epi32(all, _mm256_add_epi32(differ, differ));
+        __m256 z =
+            _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale + i));
+
+        z = _mm256_add_ps(z, _mm256_loadu_ps(bias + i));
+        z = _mm256_blendv_ps(_mm256_mul_ps(z, slopes), z,
+                             _mm256_cmp_ps(z, zero, _CMP_GE_OQ));
+        if (residual)
+            z = _mm256_add_ps(_mm256_loadu_ps(stream + i), z);
+        _mm256_storeu_ps(stream + i, z);
+        word |= (uint64_t)_mm256_movemask_ps(
+                    _mm256_cmp_ps(z, zero, _CMP_GE_OQ))
+                << i;
+    }
+    for (; i < outputs; i++) {
+        float z = (float)((int32_t)K - 2 * (int32_t)d[i]) * scale[i], below;
+
+        z = z + bias[i];
+        below = z * slope;
+        z = z >= 0 ? z : below;
+        stream[i] = residual ? stream[i] + z : z;
+        word |= (uint64_t)(stream[i] >= 0) << i;
+    }
+    return word;
+}
+
+TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
+                    const __m256i *w, const float *affine, float slope,
+                    int residual, size_t n, size_t N, float *stream,
+                    uint64_t *sign)
+{
+    uint32_t d[ROWS][BLOCK];
+    size_t r;
+
+    differences(rows, K, x, w, d);
+    for (r = 0; r < rows; r++)
+        sign[r * words(N)] =
+            real_outputs(min(N - n, BLOCK), K, d[r], affine + n,
+                         affine + N + n, slope, residual, stream + r * N + n);
+}
+
+AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
+                                         const uint64_t *x, const uint8_t *w,
+                                         const float *affine, float slope,
+                                         int residual, float *stream,
+                                         uint64_t *sign)
+{
+    const size_t row_in = words(K), row_out = words(N);
+    const __m256i *weight = (const __m256i *)w;
+    size_t n, m;
+
+    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), sign++) {
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            real_tile(ROWS, K, x + m * row_in, weight, affine, slope, residual,
+                      n, N, stream + m * N, sign + m * row_out);
+        for (; m < M; m++)
+            real_tile(1, K, x + m * row_in, weight, affine, slope, residual, n,
+                      N, stream + m * N, sign + m * row_out);
+    }
+}
+
+AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
+                                           size_t left, size_t dilation,
+                                           const uint64_t *x, const uint8_t *w,
+                                           const float *affine, float slope,
+                                           float *stream, uint64_t *sign)
+{
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const size_t row = words(N);
+    size_t m, n, i, j;
+
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n += BLOCK) {
+            uint32_t d[BLOCK];
+            __m256i sum[BLOCK / 8];
+
+            for (i = 0; i < BLOCK / 8; i++)
+                sum[i] = _mm256_setzero_si256();
+            for (j = 0; j < taps; j++) {
+                /* Before the first position this wraps, far beyond M. */
+                const size_t t = m + j * dilation - left * dilation;
+                const uint64_t inputs =
+                    t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+                const uint64_t differ =
+                    inputs ^ load_u64(w + 8 * (j * row + n / 64));
+
+                for (i = 0; i < BLOCK / 8; i++) {
+                    const __m256i eight =
+                        _mm256_set1_epi32((int32_t)(differ >> 8 * i));
+
+                    /* A lane whose bit is set is all ones, that is -1. */
+                    sum[i] = _mm256_sub_epi32(
+                        sum[i], _mm256_cmpeq_epi32(
+                                    _mm256_and_si256(eight, lane), lane));
+                }
+            }
+            memcpy(d, sum, sizeof d);
+            sign[m * row + n / 64] =
+                real_outputs(min(N - n, BLOCK), taps, d, affine + n,
+                             affine + N + n, slope, 1, stream + m * N + n);
+        }
+}
+
+TILE float add_lanes(__m256 v)
+{
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v),
+                            _mm256_extractf128_ps(v, 1));
+
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+AVX2 static float i8_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
+{
+    __m256 sum[4];
+    float end = 0;
+    size_t k, i;
+
+    for (i = 0; i < 4; i++)
+        sum[i] = _mm256_setzero_ps();
+    for (k = 0; k + 32 <= K; k += 32)
+        for (i = 0; i < 4; i++) {
+            const __m256i weight = _mm256_cvtepi8_epi32(
+                _mm_loadl_epi64((const __m128i *)(w + k + 8 * i)));
+
+            sum[i] = _mm256_add_ps(
+                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
+                                      _mm256_loadu_ps(x + k + 8 * i)));
+        }
+    for (; k < K; k++)
+        end += x[k] * (float)(int8_t)w[k];
+    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
+                                         _mm256_add_ps(sum[2], sum[3])));
+}
+
+AVX2 static float i4_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
+{
+    /* Nibble i to the high end of lane i, then down with its sign. */
+    const __m256i up = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+    __m256 sum[4];
+    float end = 0;
+    size_t k, i;
+
+    for (i = 0; i < 4; i++)
+        sum[i] = _mm256_setzero_ps();
+    for (k = 0; k + 32 <= K; k += 32)
+        for (i = 0; i < 4; i++) {
+            const __m256i eight =
+                _mm256_set1_epi32((int32_t)load_u32(w + k / 2 + 4 * i));
+            const __m256i weight =
+                _mm256_srai_epi32(_mm256_sllv_epi32(eight, up), 28);
+
+            sum[i] = _mm256_add_ps(
+                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
+                                      _mm256_loadu_ps(x + k + 8 * i)));
+        }
+    for (; k < K; k++) {
+        const int nibble = w[k / 2] >> 4 * (k % 2) & 15;
+
+        end += x[k] * (float)((nibble ^ 8) - 8);
+    }
+    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
+                                         _mm256_add_ps(sum[2], sum[3])));
+}
+
+const struct bifsmn_kernels bifsmn_kernels_avx2 = {
+    "avx2",
+    i8_pack__avx2,
+    b1_pack__avx2,
+    i8_gemm_bits__avx2_16x4,
+    b1_gemm_bits__avx2_64x4,
+    b1_gemm_real__avx2_64x4,
+    b1_memory_real__avx2_64x1,
+    i8_dot__avx2_32,
+    i4_dot__avx2_32,
+};
+
+#endif
