@@ -164,10 +164,21 @@ static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
     {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
 };
 
-TILE __m256i table(unsigned nibble)
+/* Adds what four inputs of each row differ from the weights of 64 outputs, as
+ * bytes; the inputs are the high half of the byte x << shift. */
+TILE void add_nibbles(const size_t rows, size_t row, const uint8_t *x,
+                      int shift, __m256i w0, __m256i w1, __m256i sum[ROWS][2])
 {
-    return _mm256_broadcastsi128_si256(
-        _mm_load_si128((const __m128i *)differing[nibble]));
+    size_t r;
+
+    for (r = 0; r < rows; r++) {
+        const size_t nibble = x[r * row] << shift & 0xf0;
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
+            (const __m128i *)((const uint8_t *)differing + nibble)));
+
+        sum[r][0] = _mm256_add_epi8(sum[r][0], _mm256_shuffle_epi8(table, w0));
+        sum[r][1] = _mm256_add_epi8(sum[r][1], _mm256_shuffle_epi8(table, w1));
+    }
 }
 
 /* Differing bits of 64 outputs at `rows` positions. A byte can count those of
@@ -188,38 +199,23 @@ TILE void differences(const size_t rows, size_t K, const uint64_t *x,
         for (r = 0; r < rows; r++)
             sum[r][0] = sum[r][1] = _mm256_setzero_si256();
         for (; k < end; k++, w += 2) {
-            const __m256i low0 = _mm256_and_si256(w[0], low);
-            const __m256i low1 = _mm256_and_si256(w[1], low);
-            const __m256i high0 =
-                _mm256_and_si256(_mm256_srli_epi16(w[0], 4), low);
-            const __m256i high1 =
-                _mm256_and_si256(_mm256_srli_epi16(w[1], 4), low);
+            const uint8_t *inputs = (const uint8_t *)x + k;
 
-            for (r = 0; r < rows; r++) {
-                const unsigned inputs = ((const uint8_t *)x)[r * row + k];
-                const __m256i a = table(inputs & 15), b = table(inputs >> 4);
-
-                sum[r][0] = _mm256_add_epi8(sum[r][0],
-                                            _mm256_shuffle_epi8(a, low0));
-                sum[r][1] = _mm256_add_epi8(sum[r][1],
-                                            _mm256_shuffle_epi8(a, low1));
-                sum[r][0] = _mm256_add_epi8(sum[r][0],
-                                            _mm256_shuffle_epi8(b, high0));
-                sum[r][1] = _mm256_add_epi8(sum[r][1],
-                                            _mm256_shuffle_epi8(b, high1));
-            }
+            add_nibbles(rows, row, inputs, 4, _mm256_and_si256(w[0], low),
+                        _mm256_and_si256(w[1], low), sum);
+            add_nibbles(rows, row, inputs, 0,
+                        _mm256_and_si256(_mm256_srli_epi16(w[0], 4), low),
+                        _mm256_and_si256(_mm256_srli_epi16(w[1], 4), low),
+                        sum);
         }
-        for (r = 0; r < rows; r++)
-            for (i = 0; i < BLOCK; i += 8) {
-                __m256i *wide = (__m256i *)(d[r] + i);
-                const uint8_t *eight = (const uint8_t *)sum[r] + i;
+        for (r = 0; r < rows; r++) {
+            uint8_t counts[BLOCK];
 
-                _mm256_storeu_si256(
-                    wide,
-                    _mm256_add_epi32(_mm256_loadu_si256(wide),
-                                     _mm256_cvtepu8_epi32(_mm_loadl_epi64(
-                                         (const __m128i *)eight))));
-            }
+            _mm256_storeu_si256((__m256i *)counts, sum[r][0]);
+            _mm256_storeu_si256((__m256i *)counts + 1, sum[r][1]);
+            for (i = 0; i < BLOCK; i++)
+                d[r][i] += counts[i];
+        }
     }
 }
 

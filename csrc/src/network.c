@@ -19,6 +19,11 @@ static size_t max(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static size_t min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Words in a row of the map with a border that conv2 reads. */
 static size_t padded2_row(const struct model *m)
 {
@@ -191,13 +196,47 @@ void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
         net->trace(net->trace_user, stage, (int)k, data, bytes);
 }
 
-/* Copies n bytes by words: see SLACK. */
-static void copy(uint8_t *out, const uint8_t *in, size_t n)
-{
-    size_t i;
+/* `count` rows, each of `pieces` that come from places `in_piece` apart and
+ * then follow one another from `out_first` on. In bytes, or in bits. */
+struct gather {
+    size_t count, pieces, size;
+    size_t in_step, in_piece;   /* to what the next row reads, the next piece */
+    size_t out_step, out_first; /* to the next row; before its first piece */
+};
 
-    for (i = 0; i < n; i += 8)
-        memcpy(out + i, in + i, 8);
+/* In bytes, by whole words: see SLACK. What runs over is overwritten by the
+ * next piece; after the last of a row there may be anything. */
+static void gather_bytes(struct gather g, const uint8_t *restrict in,
+                         uint8_t *restrict out)
+{
+    size_t c, p, i;
+
+    out += g.out_first;
+    for (c = 0; c < g.count; c++, in += g.in_step, out += g.out_step)
+        for (p = 0; p < g.pieces; p++)
+            for (i = 0; i < g.size; i += SLACK)
+                memcpy(out + p * g.size + i, in + p * g.in_piece + i, SLACK);
+}
+
+/* n bits of `in` from bit `from` on to `out` from bit `at` on, where there are
+ * zeros. */
+static void copy_bits(size_t n, const uint64_t *in, size_t from, uint64_t *out,
+                      size_t at)
+{
+    while (n > 0) {
+        const size_t take = n < 64 ? n : 64;
+        uint64_t word = in[from / 64] >> from % 64;
+
+        if (from % 64 + take > 64)
+            word |= in[from / 64 + 1] << (64 - from % 64);
+        word &= ~(uint64_t)0 >> (64 - take);
+        out[at / 64] |= word << at % 64;
+        if (at % 64 + take > 64)
+            out[at / 64 + 1] |= word >> (64 - at % 64);
+        from += take;
+        at += take;
+        n -= take;
+    }
 }
 
 /* Whether byte i of a word holds its bits 8 i to 8 i + 7. */
@@ -210,153 +249,137 @@ static int little_endian(void)
     return first;
 }
 
-/* A row of bits being filled from its start. */
-struct bit_row {
-    uint64_t *words; /* zeros from bit `size` on, or anything: see append */
-    size_t size;
-};
-
-/* Appends n bits, those of `bits` from bit `from` on, or +1 if NULL. Where all
- * three are whole bytes, anything may follow; else zeros must, and do. */
-static void append(struct bit_row *row, const uint64_t *bits, size_t from,
-                   size_t n)
+/* In bits, out_step whole words; zeros to the end of the last word. */
+static void gather_bits(struct gather g, const uint64_t *in, uint64_t *out)
 {
-    if ((row->size | from | n) % 8 == 0 && little_endian()) {
-        uint8_t *out = (uint8_t *)row->words + row->size / 8;
+    const size_t end = g.out_first + g.pieces * g.size;
+    const size_t step = g.out_step / 64;
+    size_t c, p;
 
-        if (bits)
-            copy(out, (const uint8_t *)bits + from / 8, n / 8);
-        else
-            memset(out, 255, n / 8);
-        row->size += n;
+    if (little_endian() &&
+        (g.size | g.in_step | g.in_piece | g.out_first) % 8 == 0) {
+        const struct gather bytes = {g.count, g.pieces, g.size / 8,
+                                     g.in_step / 8, g.in_piece / 8,
+                                     g.out_step / 8, g.out_first / 8};
+
+        gather_bytes(bytes, (const uint8_t *)in, (uint8_t *)out);
+        if (end % 64)
+            for (c = 0; c < g.count; c++)
+                out[c * step + end / 64] &= ~(~(uint64_t)0 << end % 64);
         return;
     }
-    while (n > 0) {
-        const size_t take = n < 64 ? n : 64, at = row->size % 64;
-        const size_t i = from / 64, shift = from % 64;
-        uint64_t *out = row->words + row->size / 64;
-        uint64_t word = bits ? bits[i] >> shift : ~(uint64_t)0;
-
-        if (bits && shift + take > 64)
-            word |= bits[i + 1] << (64 - shift);
-        word &= ~(uint64_t)0 >> (64 - take);
-        out[0] |= word << at;
-        if (at + take > 64)
-            out[1] |= word >> (64 - at);
-        row->size += take;
-        from += take;
-        n -= take;
-    }
+    memset(out, 0, 8 * step * g.count);
+    for (c = 0; c < g.count; c++)
+        for (p = 0; p < g.pieces; p++)
+            copy_bits(g.size, in, c * g.in_step + p * g.in_piece,
+                      out + c * step, g.out_first + p * g.size);
 }
 
-/* Zeros from the end of the row to the end of its word. */
-static void finish(const struct bit_row *row)
+/* features [T0][M0] to padded1, as x + 128 with a border of zeros. */
+static void pad_features(const struct model *m, const int8_t *features,
+                         uint8_t *padded)
 {
-    if (row->size % 64)
-        row->words[row->size / 64] &= ~(~(uint64_t)0 << row->size % 64);
+    const size_t border = m->kernel - 1, frames = m->frames, mels = m->mels;
+    const size_t pitch = mels + border;
+    uint8_t *out = padded + border / 2 * (pitch + 1);
+    size_t t, f;
+
+    memset(padded, 128, (frames + border) * pitch);
+    for (t = 0; t < frames; t++, features += mels, out += pitch)
+        for (f = 0; f < mels; f++)
+            out[f] = (uint8_t)(features[f] ^ -128);
 }
 
-/* features [T0][M0] to net->conv1 [T1][M1][C1]; padded1 with a border of
- * zeros, gathered [M1][kernel][kernel]. Both hold x + 128. */
+/* features [T0][M0] to net->conv1 [T1][M1][C1]; gathered u8 [M1][kernel]
+ * [kernel]. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
     const struct model *m = &net->model;
-    const size_t K = m->kernel * m->kernel, border = m->kernel - 1;
-    const size_t pitch = m->mels + border; /* bytes of a row of padded1 */
-    const size_t row = m->mels1 * words(m->conv1_channels);
-    uint8_t *inside = net->padded1 + border / 2 * (pitch + 1);
-    size_t t, f, i;
+    const size_t K = m->kernel * m->kernel, pitch = m->mels + m->kernel - 1;
+    const struct gather patches = {m->mels1, m->kernel, m->kernel, m->stride,
+                                   pitch, i8_pitch(K), 0};
+    size_t t;
 
-    memset(net->padded1, 128, (m->frames + border) * pitch);
-    for (t = 0; t < m->frames; t++)
-        for (f = 0; f < m->mels; f++)
-            inside[t * pitch + f] = (uint8_t)(*features++ + 128);
-
+    pad_features(m, features, net->padded1);
     for (t = 0; t < m->frames1; t++) {
-        for (f = 0; f < m->mels1; f++) {
-            const uint8_t *from =
-                net->padded1 + m->stride * (t * pitch + f);
-            uint8_t *patch = (uint8_t *)net->gathered + f * i8_pitch(K);
-
-            for (i = 0; i < m->kernel; i++)
-                copy(patch + i * m->kernel, from + i * pitch, m->kernel);
-        }
-        net->kernels->i8_gemm_bits(m->mels1, m->conv1_channels, K,
-                                   net->gathered, net->conv1_weight.data,
-                                   net->conv1_threshold, m->section[C1_D].data,
-                                   net->conv1 + t * row);
+        gather_bytes(patches, net->padded1 + t * m->stride * pitch,
+                     net->gathered);
+        net->kernels->i8_gemm_bits(
+            m->mels1, m->conv1_channels, K, net->gathered,
+            net->conv1_weight.data, net->conv1_threshold,
+            m->section[C1_D].data,
+            net->conv1 + t * m->mels1 * words(m->conv1_channels));
     }
 }
 
-/* net->conv1 to padded2 [T1 + kernel - 1] rows of [M1 + kernel - 1][C1], with
- * a border of +1. */
+/* Sets bits from..to - 1. */
+static void set_bits(uint64_t *bits, size_t from, size_t to)
+{
+    const uint64_t ones = ~(uint64_t)0;
+
+    while (from < to) {
+        const size_t take = min(to - from, 64 - from % 64);
+
+        bits[from / 64] |= ones >> (64 - take) << from % 64;
+        from += take;
+    }
+}
+
+/* net->conv1 to padded2, with a border of +1. */
 static void pad_conv1(struct bifsmn *net)
 {
     const struct model *m = &net->model;
     const size_t C1 = m->conv1_channels, border = (m->kernel - 1) / 2;
-    const size_t row = padded2_row(m), rows = m->frames1 + 2 * border;
-    const uint64_t *bits = net->conv1;
-    size_t t, f;
+    const size_t T1 = m->frames1, M1 = m->mels1, row = padded2_row(m);
+    const size_t in = 64 * words(C1);
+    const struct gather inside = {T1, M1, C1, M1 * in, in, 64 * row,
+                                  border * C1};
+    uint64_t *top = net->padded2, *middle = top + border * row;
+    uint64_t *bottom = middle + T1 * row;
+    size_t t;
 
-    memset(net->padded2, 0, 8 * row * rows);
-    for (t = 0; t < rows; t++) {
-        struct bit_row padded = {net->padded2 + t * row, 0};
-
-        if (t < border || t >= m->frames1 + border) {
-            append(&padded, NULL, 0, (m->mels1 + 2 * border) * C1);
-            continue;
-        }
-        append(&padded, NULL, 0, border * C1);
-        for (f = 0; f < m->mels1; f++, bits += words(C1))
-            append(&padded, bits, 0, C1);
-        append(&padded, NULL, 0, border * C1);
+    gather_bits(inside, net->conv1, middle);
+    for (t = 0; t < T1; t++) {
+        set_bits(middle + t * row, 0, border * C1);
+        set_bits(middle + t * row, (border + M1) * C1, 64 * row);
     }
+    memset(top, 255, 8 * border * row);
+    memset(bottom, 255, 8 * border * row);
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered [M2][kernel][kernel][C1]. */
+/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [M2][kernel][kernel]
+ * [C1]. */
 static void run_conv2(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t C1 = m->conv1_channels, K = m->kernel * m->kernel * C1;
-    const size_t row_in = padded2_row(m);
-    const size_t row_out = m->mels2 * words(m->conv2_channels);
-    size_t t, f, i;
+    const size_t C1 = m->conv1_channels, row = padded2_row(m);
+    const size_t K = m->kernel * m->kernel * C1;
+    const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
+                                   m->stride * C1, 64 * row, 64 * words(K), 0};
+    size_t t;
 
     pad_conv1(net);
     for (t = 0; t < m->frames2; t++) {
-        const uint64_t *from = net->padded2 + t * m->stride * row_in;
-        struct bit_row patch = {net->gathered, 0};
-
-        memset(net->gathered, 0, 8 * m->mels2 * words(K));
-        for (f = 0; f < m->mels2; f++, patch.words += words(K), patch.size = 0) {
-            for (i = 0; i < m->kernel; i++)
-                append(&patch, from + i * row_in, f * m->stride * C1,
-                       m->kernel * C1);
-            finish(&patch);
-        }
-        net->kernels->b1_gemm_bits(m->mels2, m->conv2_channels, K,
-                                   net->gathered, net->conv2_weight.data,
-                                   net->conv2_threshold, m->section[C2_D].data,
-                                   net->conv2 + t * row_out);
+        gather_bits(patches, net->padded2 + t * m->stride * row,
+                    net->gathered);
+        net->kernels->b1_gemm_bits(
+            m->mels2, m->conv2_channels, K, net->gathered,
+            net->conv2_weight.data, net->conv2_threshold,
+            m->section[C2_D].data,
+            net->conv2 + t * m->mels2 * words(m->conv2_channels));
     }
 }
 
-/* net->conv2 to stream and sign [T2][C]; gathered [T2][M2][C2] without the
- * padding of each row of channels. */
+/* net->conv2 to stream and sign [T2][C]; gathered bits [T2][M2][C2]. */
 static void run_fc(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t K = m->mels2 * m->conv2_channels;
-    const uint64_t *bits = net->conv2;
-    struct bit_row row = {net->gathered, 0};
-    size_t t, f;
+    const size_t C2 = m->conv2_channels, K = m->mels2 * C2;
+    const size_t in = 64 * words(C2);
+    const struct gather rows = {m->frames2, m->mels2, C2, m->mels2 * in, in,
+                                64 * words(K), 0};
 
-    memset(net->gathered, 0, 8 * m->frames2 * words(K));
-    for (t = 0; t < m->frames2; t++, row.words += words(K), row.size = 0) {
-        for (f = 0; f < m->mels2; f++, bits += words(m->conv2_channels))
-            append(&row, bits, 0, m->conv2_channels);
-        finish(&row);
-    }
+    gather_bits(rows, net->conv2, net->gathered);
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
                                net->fc_weight.data, net->fc_affine,
                                load_f32(m->section[FC_S].data), 0, net->stream,
