@@ -57,8 +57,9 @@ static void run_conv1(struct bench *b)
     size_t t;
 
     for (t = 0; t < m->frames1; t++)
-        n->kernels->i8_gemm_bits(m->mels1, m->conv1_channels,
-                                 m->kernel * m->kernel, n->gathered,
+        n->kernels->i8_conv_bits(m->mels1, m->conv1_channels, m->kernel,
+                                 m->kernel, n->padded1, m->stride,
+                                 m->mels + m->kernel - 1,
                                  n->conv1_weight.data, n->conv1_threshold,
                                  m->section[C1_D].data, n->conv1);
 }

@@ -19,17 +19,20 @@
 struct bifsmn_kernels {
     const char *name;
 
-    /* The weights w of the GEMMs below are those of the file, i8 [N][K] or
-     * bits [N][words(K)], unless a table packs them its own way, into at most
-     * i8_packed_size or b1_packed_size bytes, aligned to 64. NULL: it does
-     * not. */
-    void (*i8_pack)(size_t N, size_t K, const uint8_t *w, uint8_t *packed);
+    /* The weights w of the convolution and the GEMMs below are those of the
+     * file, i8 [N][rows][columns] and bits [N][words(K)], unless a table packs
+     * them its own way, into at most i8_packed_size and b1_packed_size bytes,
+     * aligned to 64. NULL: it does not. */
+    void (*i8_pack)(size_t N, size_t rows, size_t columns, const uint8_t *w,
+                    uint8_t *packed);
     void (*b1_pack)(size_t N, size_t K, const uint8_t *w, uint8_t *packed);
 
-    /* out bit = (sum over k of w * x >= threshold) xor direction
-     * x [M][i8_pitch(K)] unsigned, anything after the K-th; w signed,
+    /* out bit = (sum of w * x >= threshold) xor direction, where the sum goes
+     * over rows and columns, and x is at x + m * step + row * pitch + column.
+     * x unsigned, read up to X_SLACK bytes after the last; w signed,
      * threshold [N], direction bits [N], out [M][words(N)]. Sums fit 32 bits. */
-    void (*i8_gemm_bits)(size_t M, size_t N, size_t K, const uint8_t *x,
+    void (*i8_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
+                         const uint8_t *x, size_t step, size_t pitch,
                          const uint8_t *w, const int32_t *threshold,
                          const uint8_t *direction, uint64_t *out);
 
@@ -62,15 +65,11 @@ struct bifsmn_kernels {
     float (*i4_dot)(size_t K, const float *x, const uint8_t *w);
 };
 
-/* Bytes from one row of x to the next in i8_gemm_bits. */
-static inline size_t i8_pitch(size_t K)
-{
-    return (K + 15) / 16 * 16;
-}
+enum { X_SLACK = 16 };
 
-static inline uint64_t i8_packed_size(size_t N, size_t K)
+static inline uint64_t i8_packed_size(size_t N, size_t rows, size_t columns)
 {
-    return 2 * ((uint64_t)(N + 15) / 16 * 16) * i8_pitch(K);
+    return 2 * ((uint64_t)(N + 15) / 16 * 16) * rows * ((columns + 3) / 4 * 4);
 }
 
 static inline uint64_t b1_packed_size(size_t N, size_t K)

@@ -22,7 +22,7 @@ enum {
     BLOCK = 64,     /* outputs of one word */
     ROWS = 4,       /* positions of a tile */
     CHANNELS = 16,  /* outputs of an i8 tile */
-    CHUNK = 64      /* inputs that an i8 tile widens at once */
+    CHUNK = 16      /* inputs that an i8 tile widens at once */
 };
 
 static size_t min(size_t a, size_t b)
@@ -30,19 +30,21 @@ static size_t min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* [N/16][K/2][16][2] of i16, zeros after the last. */
-static void i8_pack__avx2(size_t N, size_t K, const uint8_t *w,
-                          uint8_t *packed)
+/* [N/16][rows][columns/2][16][2] of i16, zeros after the last. */
+static void i8_pack__avx2(size_t N, size_t rows, size_t columns,
+                          const uint8_t *w, uint8_t *packed)
 {
     int16_t *out = (int16_t *)packed;
-    size_t n, k, i;
+    size_t n, r, c, i, j;
 
     for (n = 0; n < N; n += CHANNELS)
-        for (k = 0; k < i8_pitch(K); k += 2)
-            for (i = n; i < n + CHANNELS; i++) {
-                *out++ = i < N && k < K ? (int8_t)w[i * K + k] : 0;
-                *out++ = i < N && k + 1 < K ? (int8_t)w[i * K + k + 1] : 0;
-            }
+        for (r = 0; r < rows; r++)
+            for (c = 0; c < columns; c += 2)
+                for (i = n; i < n + CHANNELS; i++)
+                    for (j = c; j < c + 2; j++)
+                        *out++ = i < N && j < columns
+                                     ? (int8_t)w[(i * rows + r) * columns + j]
+                                     : 0;
 }
 
 static void b1_pack__avx2(size_t N, size_t K, const uint8_t *w,
@@ -56,38 +58,41 @@ static void b1_pack__avx2(size_t N, size_t K, const uint8_t *w,
                 *packed++ = i < N ? w[i * 8 * words(K) + k] : 0;
 }
 
-/* Sums of 16 outputs at `rows` positions. */
-TILE void i8_sums(const size_t rows, size_t K, const uint8_t *x,
+/* The inputs of an i8 tile. */
+struct window {
+    size_t rows, columns;
+    size_t to_next, to_row; /* bytes from a position or row to the next */
+};
+
+/* Sums of 16 outputs at `positions`. */
+TILE void i8_sums(const size_t positions, struct window in, const uint8_t *x,
                   const __m256i *w, __m256i sum[ROWS][2])
 {
-    const size_t pitch = i8_pitch(K);
     int16_t wide[ROWS][CHUNK];
-    size_t at, k, r;
+    size_t r, c, k, m;
 
-    for (r = 0; r < rows; r++)
-        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (at = 0; at < K; at += CHUNK) {
-        const size_t inputs = min(K - at, CHUNK);
-
-        for (r = 0; r < rows; r++)
-            for (k = 0; k < inputs; k += 16)
+    for (m = 0; m < positions; m++)
+        sum[m][0] = sum[m][1] = _mm256_setzero_si256();
+    for (r = 0; r < in.rows; r++, x += in.to_row)
+        for (c = 0; c < in.columns; c += CHUNK) {
+            for (m = 0; m < positions; m++)
                 _mm256_storeu_si256(
-                    (__m256i *)(wide[r] + k),
+                    (__m256i *)wide[m],
                     _mm256_cvtepu8_epi16(_mm_loadu_si128(
-                        (const __m128i *)(x + r * pitch + at + k))));
-        for (k = 0; k < inputs; k += 2, w += 2)
-            for (r = 0; r < rows; r++) {
-                int32_t two;
-                __m256i inputs2;
+                        (const __m128i *)(x + m * in.to_next + c))));
+            for (k = 0; k < min(in.columns - c, CHUNK); k += 2, w += 2)
+                for (m = 0; m < positions; m++) {
+                    int32_t two;
+                    __m256i inputs;
 
-                memcpy(&two, wide[r] + k, 4);
-                inputs2 = _mm256_set1_epi32(two);
-                sum[r][0] = _mm256_add_epi32(
-                    sum[r][0], _mm256_madd_epi16(inputs2, w[0]));
-                sum[r][1] = _mm256_add_epi32(
-                    sum[r][1], _mm256_madd_epi16(inputs2, w[1]));
-            }
-    }
+                    memcpy(&two, wide[m] + k, 4);
+                    inputs = _mm256_set1_epi32(two);
+                    sum[m][0] = _mm256_add_epi32(
+                        sum[m][0], _mm256_madd_epi16(inputs, w[0]));
+                    sum[m][1] = _mm256_add_epi32(
+                        sum[m][1], _mm256_madd_epi16(inputs, w[1]));
+                }
+        }
 }
 
 /* Lanes that are greater, as bits. */
@@ -97,49 +102,52 @@ TILE unsigned greater(__m256i a, __m256i b)
         _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
 }
 
-/* Bits of 16 outputs at `rows` positions. */
-TILE void i8_tile(const size_t rows, size_t K, const uint8_t *x,
+/* Bits of 16 outputs at `positions`. */
+TILE void i8_tile(const size_t positions, struct window in, const uint8_t *x,
                   const __m256i *w, const __m256i threshold[2],
-                  uint16_t in, uint16_t direction, size_t n, size_t row,
+                  unsigned outputs, unsigned direction, size_t n, size_t row,
                   uint64_t *out)
 {
     __m256i sum[ROWS][2];
-    size_t r;
+    size_t m;
 
-    i8_sums(rows, K, x, w, sum);
-    for (r = 0; r < rows; r++) {
-        const unsigned below = greater(threshold[0], sum[r][0]) |
-                               greater(threshold[1], sum[r][1]) << 8;
-        const uint16_t bits = (uint16_t)((~below & in) ^ direction);
+    i8_sums(positions, in, x, w, sum);
+    for (m = 0; m < positions; m++) {
+        const unsigned below = greater(threshold[0], sum[m][0]) |
+                               greater(threshold[1], sum[m][1]) << 8;
+        const uint16_t bits = (uint16_t)((~below & outputs) ^ direction);
 
-        memcpy((uint8_t *)(out + r * row) + n / 8, &bits, 2);
+        memcpy((uint8_t *)(out + m * row) + n / 8, &bits, 2);
     }
 }
 
-AVX2 static void i8_gemm_bits__avx2_16x4(size_t M, size_t N, size_t K,
-                                         const uint8_t *x, const uint8_t *w,
+AVX2 static void i8_conv_bits__avx2_16x4(size_t M, size_t N, size_t rows,
+                                         size_t columns, const uint8_t *x,
+                                         size_t step, size_t pitch,
+                                         const uint8_t *w,
                                          const int32_t *threshold,
                                          const uint8_t *direction,
                                          uint64_t *out)
 {
-    const size_t pitch = i8_pitch(K), row = words(N);
-    const __m256i *weight = (const __m256i *)w;
+    const struct window in = {rows, columns, step, pitch};
+    const __m256i *tile = (const __m256i *)w;
+    const size_t row = words(N);
     size_t n, m;
 
     for (m = 0; m < M; m++)
         out[(m + 1) * row - 1] = 0;
-    for (n = 0; n < N; n += CHANNELS, weight += pitch) {
-        const size_t outputs = min(N - n, CHANNELS);
-        const uint16_t in = (uint16_t)((1u << outputs) - 1);
-        const uint16_t d = load_u16(direction + n / 8);
+    for (n = 0; n < N; n += CHANNELS, tile += rows * ((columns + 1) / 2) * 2) {
+        const size_t count = min(N - n, CHANNELS);
+        const unsigned outputs = (1u << count) - 1;
+        const unsigned d = load_u16(direction + n / 8);
         __m256i t[2] = {{0}};
 
-        memcpy(t, threshold + n, 4 * outputs);
+        memcpy(t, threshold + n, 4 * count);
         for (m = 0; m + ROWS <= M; m += ROWS)
-            i8_tile(ROWS, K, x + m * pitch, weight, t, in, d, n, row,
+            i8_tile(ROWS, in, x + m * step, tile, t, outputs, d, n, row,
                     out + m * row);
         for (; m < M; m++)
-            i8_tile(1, K, x + m * pitch, weight, t, in, d, n, row,
+            i8_tile(1, in, x + m * step, tile, t, outputs, d, n, row,
                     out + m * row);
     }
 }
@@ -164,69 +172,91 @@ static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
     {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
 };
 
-/* Adds what four inputs of each row differ from the weights of 64 outputs, as
- * bytes; the inputs are the high half of the byte x << shift. */
-TILE void add_nibbles(const size_t rows, size_t row, const uint8_t *x,
-                      int shift, __m256i w0, __m256i w1, __m256i sum[ROWS][2])
+/* Adds what four inputs of each row differ from the weights w, as bytes; the
+ * inputs are the high half of the byte x << shift. Saturating, lest gcc sums
+ * in another order that takes more registers than there are. */
+TILE void add_nibbles(const size_t rows, const size_t halves, size_t row,
+                      const uint8_t *x, int shift, const __m256i w[2],
+                      __m256i sum[ROWS][2])
 {
-    size_t r;
+    size_t r, h;
 
     for (r = 0; r < rows; r++) {
         const size_t nibble = x[r * row] << shift & 0xf0;
         const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
             (const __m128i *)((const uint8_t *)differing + nibble)));
 
-        sum[r][0] = _mm256_add_epi8(sum[r][0], _mm256_shuffle_epi8(table, w0));
-        sum[r][1] = _mm256_add_epi8(sum[r][1], _mm256_shuffle_epi8(table, w1));
+        for (h = 0; h < halves; h++)
+            sum[r][h] = _mm256_adds_epu8(sum[r][h],
+                                         _mm256_shuffle_epi8(table, w[h]));
     }
 }
 
-/* Differing bits of 64 outputs at `rows` positions. A byte can count those of
- * 31 bytes; then it is widened. */
-TILE void differences(const size_t rows, size_t K, const uint64_t *x,
-                      const __m256i *w, uint32_t d[ROWS][BLOCK])
+/* Differing bits of 32 outputs, or twice as many, at `rows` positions. A byte
+ * can count those of 31 bytes; then it is widened. */
+TILE void halves_differ(const size_t rows, const size_t halves, size_t K,
+                      const uint64_t *x, const __m256i *w,
+                      uint32_t d[ROWS][BLOCK])
 {
     const __m256i low = _mm256_set1_epi8(15);
     const size_t bytes = (K + 7) / 8, row = 8 * words(K);
-    size_t k = 0, r, i;
+    size_t k = 0, r, h, i;
 
     for (r = 0; r < rows; r++)
         memset(d[r], 0, sizeof d[r]);
     while (k < bytes) {
         const size_t end = min(bytes, k + 31);
-        __m256i sum[ROWS][2];
+        __m256i sum[ROWS][2], weight[2];
 
         for (r = 0; r < rows; r++)
             sum[r][0] = sum[r][1] = _mm256_setzero_si256();
         for (; k < end; k++, w += 2) {
             const uint8_t *inputs = (const uint8_t *)x + k;
 
-            add_nibbles(rows, row, inputs, 4, _mm256_and_si256(w[0], low),
-                        _mm256_and_si256(w[1], low), sum);
-            add_nibbles(rows, row, inputs, 0,
-                        _mm256_and_si256(_mm256_srli_epi16(w[0], 4), low),
-                        _mm256_and_si256(_mm256_srli_epi16(w[1], 4), low),
-                        sum);
+            for (h = 0; h < halves; h++)
+                weight[h] = _mm256_and_si256(w[h], low);
+            add_nibbles(rows, halves, row, inputs, 4, weight, sum);
+            for (h = 0; h < halves; h++)
+                weight[h] = _mm256_and_si256(_mm256_srli_epi16(w[h], 4), low);
+            add_nibbles(rows, halves, row, inputs, 0, weight, sum);
         }
         for (r = 0; r < rows; r++) {
             uint8_t counts[BLOCK];
 
-            _mm256_storeu_si256((__m256i *)counts, sum[r][0]);
-            _mm256_storeu_si256((__m256i *)counts + 1, sum[r][1]);
-            for (i = 0; i < BLOCK; i++)
-                d[r][i] += counts[i];
+            for (h = 0; h < halves; h++)
+                _mm256_storeu_si256((__m256i *)counts + h, sum[r][h]);
+            for (i = 0; i < 32 * halves; i += 8) {
+                __m256i *wide = (__m256i *)(d[r] + i);
+
+                _mm256_storeu_si256(
+                    wide, _mm256_add_epi32(
+                              _mm256_loadu_si256(wide),
+                              _mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                                  (const __m128i *)(counts + i)))));
+            }
         }
     }
 }
 
-TILE void bits_tile(const size_t rows, size_t K, const uint64_t *x,
-                    const __m256i *w, const __m256i threshold[BLOCK / 8],
+TILE void differences(const size_t rows, size_t outputs, size_t K,
+                      const uint64_t *x, const __m256i *w,
+                      uint32_t d[ROWS][BLOCK])
+{
+    if (outputs <= 32)
+        halves_differ(rows, 1, K, x, w, d);
+    else
+        halves_differ(rows, 2, K, x, w, d);
+}
+
+TILE void bits_tile(const size_t rows, size_t outputs, size_t K,
+                    const uint64_t *x, const __m256i *w,
+                    const __m256i threshold[BLOCK / 8],
                     uint64_t direction, size_t row, uint64_t *out)
 {
     uint32_t d[ROWS][BLOCK];
     size_t r, i;
 
-    differences(rows, K, x, w, d);
+    differences(rows, outputs, K, x, w, d);
     for (r = 0; r < rows; r++) {
         uint64_t word = 0;
 
@@ -254,16 +284,17 @@ AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
         uint16_t narrow[BLOCK] = {0};
         __m256i t[BLOCK / 8];
         const uint64_t d = load_u64(direction + n / 8);
+        const size_t outputs = min(N - n, BLOCK);
 
-        memcpy(narrow, threshold + n, 2 * min(N - n, BLOCK));
+        memcpy(narrow, threshold + n, 2 * outputs);
         for (i = 0; i < BLOCK / 8; i++)
             t[i] = _mm256_cvtepu16_epi32(
                 _mm_loadu_si128((const __m128i *)narrow + i));
         for (m = 0; m + ROWS <= M; m += ROWS)
-            bits_tile(ROWS, K, x + m * row_in, weight, t, d, row_out,
+            bits_tile(ROWS, outputs, K, x + m * row_in, weight, t, d, row_out,
                       out + m * row_out);
         for (; m < M; m++)
-            bits_tile(1, K, x + m * row_in, weight, t, d, row_out,
+            bits_tile(1, outputs, K, x + m * row_in, weight, t, d, row_out,
                       out + m * row_out);
     }
 }
@@ -312,13 +343,14 @@ TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
                     int residual, size_t n, size_t N, float *stream,
                     uint64_t *sign)
 {
+    const size_t outputs = min(N - n, BLOCK);
     uint32_t d[ROWS][BLOCK];
     size_t r;
 
-    differences(rows, K, x, w, d);
+    differences(rows, outputs, K, x, w, d);
     for (r = 0; r < rows; r++)
         sign[r * words(N)] =
-            real_outputs(min(N - n, BLOCK), K, d[r], affine + n,
+            real_outputs(outputs, K, d[r], affine + n,
                          affine + N + n, slope, residual, stream + r * N + n);
 }
 
@@ -450,7 +482,7 @@ const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     "avx2",
     i8_pack__avx2,
     b1_pack__avx2,
-    i8_gemm_bits__avx2_16x4,
+    i8_conv_bits__avx2_16x4,
     b1_gemm_bits__avx2_64x4,
     b1_gemm_real__avx2_64x4,
     b1_memory_real__avx2_64x1,

@@ -1,7 +1,7 @@
 /* kernels_avx512.c: kernels for Ice Lake, Zen 4 and later.
  *
  * A register holds 16 outputs, one in each 32-bit lane. Weights are packed
- * [N/16][K/32][16] (i8: [N/16][K/4][16][4]), so that one load brings the next
+ * [N/16][K/32][16] (i8: [N/16][rows][columns/4][16][4]), so that one load brings the next
  * 32 inputs (4) of 16 outputs, zeros after the last; the inputs of a position
  * are broadcast. Eight positions share each load. */
 
@@ -27,10 +27,12 @@ static size_t min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Lanes that are outputs, of N - n. */
-static __mmask16 lanes(size_t outputs)
+/* Lanes from n on that are before N. */
+static __mmask16 lanes(size_t n, size_t N)
 {
-    return (__mmask16)(outputs < LANES ? (1u << outputs) - 1 : 0xffff);
+    return (__mmask16)(n + LANES <= N ? 0xffff
+                       : n < N        ? (1u << (N - n)) - 1
+                                      : 0);
 }
 
 /* Lane bits of outputs n to n + 15 of a row. */
@@ -49,18 +51,20 @@ static void clear_ends(size_t M, size_t N, uint64_t *out)
             out[(m + 1) * words(N) - 1] = 0;
 }
 
-static void i8_pack__avx512(size_t N, size_t K, const uint8_t *w,
-                            uint8_t *packed)
+static void i8_pack__avx512(size_t N, size_t rows, size_t columns,
+                            const uint8_t *w, uint8_t *packed)
 {
-    size_t n, k, i;
+    size_t n, r, c, i;
 
     for (n = 0; n < N; n += LANES)
-        for (k = 0; k < K; k += 4)
-            for (i = 0; i < LANES; i++, packed += 4) {
-                memset(packed, 0, 4);
-                if (n + i < N)
-                    memcpy(packed, w + (n + i) * K + k, min(K - k, 4));
-            }
+        for (r = 0; r < rows; r++)
+            for (c = 0; c < columns; c += 4)
+                for (i = n; i < n + LANES; i++, packed += 4) {
+                    memset(packed, 0, 4);
+                    if (i < N)
+                        memcpy(packed, w + (i * rows + r) * columns + c,
+                               min(columns - c, 4));
+                }
 }
 
 static void b1_pack__avx512(size_t N, size_t K, const uint8_t *w,
@@ -77,56 +81,63 @@ static void b1_pack__avx512(size_t N, size_t K, const uint8_t *w,
             }
 }
 
-/* Bits of 16 outputs at `rows` positions. */
-TILE void i8_tile(const size_t rows, size_t steps, size_t pitch,
-                  const uint8_t *x, const __m512i *w, __m512i threshold,
-                  __mmask16 in, __mmask16 direction, size_t n, size_t row,
-                  uint64_t *out)
+/* The inputs of an i8 tile. */
+struct window {
+    size_t rows, steps;        /* 4 columns each */
+    size_t to_next, to_row;    /* bytes from a position or row to the next */
+};
+
+/* Bits of 16 outputs at `positions`. */
+TILE void i8_tile(const size_t positions, struct window in, const uint8_t *x,
+                  const __m512i *w, __m512i threshold, __mmask16 outputs,
+                  __mmask16 direction, size_t n, size_t row, uint64_t *out)
 {
     __m512i sum[ROWS];
-    size_t k, r;
+    size_t r, k, m;
 
-    for (r = 0; r < rows; r++)
-        sum[r] = _mm512_setzero_si512();
-    for (k = 0; k < steps; k++) {
-        const __m512i weight = _mm512_loadu_si512(w + k);
+    for (m = 0; m < positions; m++)
+        sum[m] = _mm512_setzero_si512();
+    for (r = 0; r < in.rows; r++, x += in.to_row)
+        for (k = 0; k < in.steps; k++) {
+            const __m512i weight = _mm512_loadu_si512(w++);
 
-        for (r = 0; r < rows; r++) {
-            int32_t four;
-
-            memcpy(&four, x + r * pitch + 4 * k, 4);
-            sum[r] = _mm512_dpbusd_epi32(sum[r], _mm512_set1_epi32(four),
-                                         weight);
+            for (m = 0; m < positions; m++)
+                sum[m] = _mm512_dpbusd_epi32(
+                    sum[m],
+                    _mm512_set1_epi32(load_i32(x + m * in.to_next + 4 * k)),
+                    weight);
         }
-    }
-    for (r = 0; r < rows; r++)
-        store_bits(out + r * row, n,
+    for (m = 0; m < positions; m++)
+        store_bits(out + m * row, n,
                    direction ^ _mm512_mask_cmp_epi32_mask(
-                                   in, sum[r], threshold, _MM_CMPINT_NLT));
+                                   outputs, sum[m], threshold,
+                                   _MM_CMPINT_NLT));
 }
 
-AVX512 static void i8_gemm_bits__avx512_16x8(size_t M, size_t N, size_t K,
-                                             const uint8_t *x,
+AVX512 static void i8_conv_bits__avx512_16x8(size_t M, size_t N, size_t rows,
+                                             size_t columns, const uint8_t *x,
+                                             size_t step, size_t pitch,
                                              const uint8_t *w,
                                              const int32_t *threshold,
                                              const uint8_t *direction,
                                              uint64_t *out)
 {
-    const size_t pitch = i8_pitch(K), steps = (K + 3) / 4, row = words(N);
+    const struct window in = {rows, (columns + 3) / 4, step, pitch};
+    const __m512i *tile = (const __m512i *)w;
+    const size_t row = words(N);
     size_t n, m;
 
     clear_ends(M, N, out);
-    for (n = 0; n < N; n += LANES, w += 64 * steps) {
-        const __mmask16 in = lanes(N - n);
+    for (n = 0; n < N; n += LANES, tile += rows * in.steps) {
+        const __mmask16 outputs = lanes(n, N);
         const __mmask16 d = load_u16(direction + n / 8);
-        const __m512i t = _mm512_maskz_loadu_epi32(in, threshold + n);
-        const __m512i *tile = (const __m512i *)w;
+        const __m512i t = _mm512_maskz_loadu_epi32(outputs, threshold + n);
 
         for (m = 0; m + ROWS <= M; m += ROWS)
-            i8_tile(ROWS, steps, pitch, x + m * pitch, tile, t, in, d, n, row,
+            i8_tile(ROWS, in, x + m * step, tile, t, outputs, d, n, row,
                     out + m * row);
         for (; m < M; m++)
-            i8_tile(1, steps, pitch, x + m * pitch, tile, t, in, d, n, row,
+            i8_tile(1, in, x + m * step, tile, t, outputs, d, n, row,
                     out + m * row);
     }
 }
@@ -182,7 +193,7 @@ AVX512 static void b1_gemm_bits__avx512_16x8(size_t M, size_t N, size_t K,
     for (n = 0; n < N; n += LANES, w += 64 * steps) {
         /* Lanes after the N-th: never below a threshold of 0. */
         const __m512i t = _mm512_cvtepu16_epi32(
-            _mm256_maskz_loadu_epi16(lanes(N - n), threshold + n));
+            _mm256_maskz_loadu_epi16(lanes(n, N), threshold + n));
         const __mmask16 d = load_u16(direction + n / 8);
         const __m512i *tile = (const __m512i *)w;
 
@@ -207,7 +218,7 @@ TILE struct affine load_affine(size_t n, size_t N, const float *affine,
 {
     struct affine a;
 
-    a.in = lanes(N - n);
+    a.in = lanes(n, N);
     a.added = residual ? a.in : 0;
     a.scale = _mm512_maskz_loadu_ps(a.in, affine + n);
     a.bias = _mm512_maskz_loadu_ps(a.in, affine + N + n);
@@ -272,7 +283,7 @@ AVX512 static void b1_gemm_real__avx512_16x8(size_t M, size_t N, size_t K,
     }
 }
 
-AVX512 static void b1_memory_real__avx512_16x1(size_t M, size_t N, size_t taps,
+AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
                                                size_t left, size_t dilation,
                                                const uint64_t *x,
                                                const uint8_t *w,
@@ -280,30 +291,44 @@ AVX512 static void b1_memory_real__avx512_16x1(size_t M, size_t N, size_t taps,
                                                float slope, float *stream,
                                                uint64_t *sign)
 {
+    const __m512i all = _mm512_set1_epi8((char)taps);
+    const __m512i two = _mm512_set1_epi8(2);
     const size_t row = words(N);
-    const __m512i all = _mm512_set1_epi32((int32_t)taps);
-    const __m512i two = _mm512_set1_epi32(2);
-    size_t m, n, j;
+    size_t m, n, i, j;
 
-    clear_ends(M, N, sign);
-    for (n = 0; n < N; n += LANES) {
-        const struct affine a = load_affine(n, N, affine, slope, 1);
+    if (taps > 127) { /* sums beyond a byte */
+        bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, w,
+                                             affine, slope, stream, sign);
+        return;
+    }
+    for (n = 0; n < N; n += 64, x++, w += 8, sign++) {
+        struct affine a[4];
 
+        for (i = 0; i < 4; i++)
+            a[i] = load_affine(n + i * LANES, N, affine, slope, 1);
         for (m = 0; m < M; m++) {
+            float *to = stream + m * N + n;
             __m512i sum = all;
+            uint64_t word = 0;
 
             for (j = 0; j < taps; j++) {
                 /* Before the first position this wraps, far beyond M. */
-                const size_t t = m + j * dilation - left * dilation;
-                uint16_t inputs = 0xffff;
+                const size_t t = m + (j - left) * dilation;
+                const uint64_t outside = -(uint64_t)(t >= M);
+                const uint64_t inputs = x[(outside ? 0 : t) * row] | outside;
 
-                if (t < M)
-                    memcpy(&inputs, (const uint8_t *)(x + t * row) + n / 8, 2);
-                inputs ^= load_u16(w + 8 * j * row + n / 8);
-                sum = _mm512_mask_sub_epi32(sum, inputs, sum, two);
+                sum = _mm512_mask_sub_epi8(
+                    sum, inputs ^ load_u64(w + 8 * j * row), sum, two);
             }
-            store_bits(sign + m * row, n,
-                       real_outputs(sum, &a, stream + m * N + n));
+            for (i = 0; i < 4; i++) {
+                const __m512i wide =
+                    _mm512_cvtepi8_epi32(_mm512_castsi512_si128(sum));
+
+                word |= (uint64_t)real_outputs(wide, &a[i], to + i * LANES)
+                        << i * LANES;
+                sum = _mm512_alignr_epi64(sum, sum, 2); /* the next 16 bytes */
+            }
+            sign[m * row] = word;
         }
     }
 }
@@ -319,7 +344,7 @@ AVX512 static float i8_dot__avx512_64(size_t K, const float *x,
     for (k = 0; k < K; k += 4 * LANES)
         for (i = 0; i < 4 && k + i * LANES < K; i++) {
             const size_t at = k + i * LANES;
-            const __mmask16 in = lanes(K - at);
+            const __mmask16 in = lanes(at, K);
             const __m512i weight =
                 _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(in, w + at));
 
@@ -368,7 +393,7 @@ AVX512 static float i4_dot__avx512_64(size_t K, const float *x,
         memcpy(end, w + k / 2, min((K - k + 1) / 2, 8));
         sum[0] = _mm512_add_ps(
             sum[0], _mm512_mul_ps(weights_i4(end), _mm512_maskz_loadu_ps(
-                                                       lanes(K - k), x + k)));
+                                                       lanes(k, K), x + k)));
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
                                               _mm512_add_ps(sum[2], sum[3])));
@@ -378,10 +403,10 @@ const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     "avx512",
     i8_pack__avx512,
     b1_pack__avx512,
-    i8_gemm_bits__avx512_16x8,
+    i8_conv_bits__avx512_16x8,
     b1_gemm_bits__avx512_16x8,
     b1_gemm_real__avx512_16x8,
-    b1_memory_real__avx512_16x1,
+    b1_memory_real__avx512_64x1,
     i8_dot__avx512_64,
     i4_dot__avx512_64,
 };

@@ -1,7 +1,7 @@
 /* network.c: the stages of docs/format.md in order, each one kernel call.
  *
- * A convolution is gathered: the map is copied into a larger one that has its
- * border, then the inputs under the kernel into one row for each output
+ * Convolutions read a copy of their map that has a border. The second is
+ * gathered: the inputs under the kernel are copied into one row for each output
  * position, and the rest is a matrix product. */
 
 #include "network.h"
@@ -10,9 +10,9 @@
 
 #include "bytes.h"
 
-/* Copies go by whole words, so they run over what they should write, and read
- * over what they should read, by less than this. */
-enum { SLACK = 8 };
+/* Copies go by so many bytes, and run over what they should read and write by
+ * less. */
+enum { SLACK = 16 };
 
 static size_t max(size_t a, size_t b)
 {
@@ -47,12 +47,11 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     const struct model *m = &net->model;
     const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
     const uint64_t affine = 2 * (uint64_t)m->channels;
-    /* The most of what is gathered: conv1 and conv2 for one row of the map,
-     * fc for all frames. */
+    /* What is gathered: by conv2 for one row of the map, by fc for all
+     * frames. Words. */
     const size_t gathered =
-        max(m->mels1 * i8_pitch(area),
-            8 * max(m->mels2 * words(area * m->conv1_channels),
-                    m->frames2 * words(m->mels2 * m->conv2_channels)));
+        max(m->mels2 * words(area * m->conv1_channels),
+            m->frames2 * words(m->mels2 * m->conv2_channels));
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
@@ -67,7 +66,7 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         const size_t C = m->channels, E = m->expansion;
 
         net->conv1_weight.packed = arena_take(
-            arena, 1, i8_packed_size(m->conv1_channels, area));
+            arena, 1, i8_packed_size(m->conv1_channels, m->kernel, m->kernel));
         net->conv2_weight.packed = arena_take(
             arena, 1,
             b1_packed_size(m->conv2_channels, area * m->conv1_channels));
@@ -81,14 +80,14 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 
     net->features = arena_take(arena, m->frames * m->mels, 1);
     net->padded1 = arena_take(
-        arena, (m->frames + border) * (m->mels + border) + SLACK, 1);
+        arena, (m->frames + border) * (m->mels + border) + X_SLACK, 1);
     net->conv1 = arena_take(
         arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
     net->padded2 = arena_take(
-        arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + 1, 8);
+        arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + SLACK / 8, 8);
     net->conv2 = arena_take(
         arena, (uint64_t)m->frames2 * m->mels2, 8 * words(m->conv2_channels));
-    net->gathered = arena_take(arena, gathered + SLACK, 1);
+    net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, m->frames2 * m->channels, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
@@ -176,7 +175,7 @@ void bifsmn_network_use(struct bifsmn *net,
     net->conv1_weight.data = s[C1_W].data;
     if (kernels->i8_pack) {
         net->conv1_weight.data = net->conv1_weight.packed;
-        kernels->i8_pack(m->conv1_channels, area, s[C1_W].data,
+        kernels->i8_pack(m->conv1_channels, m->kernel, m->kernel, s[C1_W].data,
                          net->conv1_weight.packed);
     }
     use_b1(&net->conv2_weight, kernels, &s[C2_W], 1, m->conv2_channels,
@@ -204,8 +203,8 @@ struct gather {
     size_t out_step, out_first; /* to the next row; before its first piece */
 };
 
-/* In bytes, by whole words: see SLACK. What runs over is overwritten by the
- * next piece; after the last of a row there may be anything. */
+/* In bytes, by long ones: see SLACK. What runs over is overwritten by the next
+ * piece; after the last of a row there may be anything. */
 static void gather_bytes(struct gather g, const uint8_t *restrict in,
                          uint8_t *restrict out)
 {
@@ -290,26 +289,21 @@ static void pad_features(const struct model *m, const int8_t *features,
             out[f] = (uint8_t)(features[f] ^ -128);
 }
 
-/* features [T0][M0] to net->conv1 [T1][M1][C1]; gathered u8 [M1][kernel]
- * [kernel]. */
+/* features [T0][M0] to net->conv1 [T1][M1][C1]. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
     const struct model *m = &net->model;
-    const size_t K = m->kernel * m->kernel, pitch = m->mels + m->kernel - 1;
-    const struct gather patches = {m->mels1, m->kernel, m->kernel, m->stride,
-                                   pitch, i8_pitch(K), 0};
+    const size_t pitch = m->mels + m->kernel - 1;
+    const size_t row = m->mels1 * words(m->conv1_channels);
     size_t t;
 
     pad_features(m, features, net->padded1);
-    for (t = 0; t < m->frames1; t++) {
-        gather_bytes(patches, net->padded1 + t * m->stride * pitch,
-                     net->gathered);
-        net->kernels->i8_gemm_bits(
-            m->mels1, m->conv1_channels, K, net->gathered,
+    for (t = 0; t < m->frames1; t++)
+        net->kernels->i8_conv_bits(
+            m->mels1, m->conv1_channels, m->kernel, m->kernel,
+            net->padded1 + t * m->stride * pitch, m->stride, pitch,
             net->conv1_weight.data, net->conv1_threshold,
-            m->section[C1_D].data,
-            net->conv1 + t * m->mels1 * words(m->conv1_channels));
-    }
+            m->section[C1_D].data, net->conv1 + t * row);
 }
 
 /* Sets bits from..to - 1. */

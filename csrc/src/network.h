@@ -39,7 +39,7 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    void *gathered;    /* inputs of one GEMM: see network.c */
+    uint64_t *gathered; /* inputs of one GEMM: see network.c */
     float *stream;     /* [T2][C] the residual stream */
     uint64_t *sign;    /* [T2][C] its signs */
     uint64_t *sign2;   /* [T2][C] and again: the memory reads other frames */
