@@ -22,7 +22,8 @@ enum {
     BLOCK = 64,     /* outputs of one word */
     ROWS = 4,       /* positions of a tile */
     CHANNELS = 16,  /* outputs of an i8 tile */
-    CHUNK = 16      /* inputs that an i8 tile widens at once */
+    CHUNK = 16,     /* inputs that an i8 tile widens at once */
+    MOST_BYTES = 31 /* of inputs whose differing bits a byte can count */
 };
 
 static size_t min(size_t a, size_t b)
@@ -192,80 +193,107 @@ TILE void add_nibbles(const size_t rows, const size_t halves, size_t row,
     }
 }
 
-/* Differing bits of 32 outputs, or twice as many, at `rows` positions. A byte
- * can count those of 31 bytes; then it is widened. */
-TILE void halves_differ(const size_t rows, const size_t halves, size_t K,
-                      const uint64_t *x, const __m256i *w,
-                      uint32_t d[ROWS][BLOCK])
+/* Differing bits of 32 outputs, or twice as many, at `rows` positions, as
+ * bytes; of inputs in at most MOST_BYTES bytes from x on. */
+TILE void count_bytes(const size_t rows, const size_t halves, size_t bytes,
+                      size_t row, const uint8_t *x, const __m256i *w,
+                      __m256i sum[ROWS][2])
 {
     const __m256i low = _mm256_set1_epi8(15);
-    const size_t bytes = (K + 7) / 8, row = 8 * words(K);
-    size_t k = 0, r, h, i;
+    __m256i weight[2];
+    size_t k, r, h;
 
     for (r = 0; r < rows; r++)
-        memset(d[r], 0, sizeof d[r]);
-    while (k < bytes) {
-        const size_t end = min(bytes, k + 31);
-        __m256i sum[ROWS][2], weight[2];
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (k = 0; k < bytes; k++, w += 2) {
+        for (h = 0; h < halves; h++)
+            weight[h] = _mm256_and_si256(w[h], low);
+        add_nibbles(rows, halves, row, x + k, 4, weight, sum);
+        for (h = 0; h < halves; h++)
+            weight[h] = _mm256_and_si256(_mm256_srli_epi16(w[h], 4), low);
+        add_nibbles(rows, halves, row, x + k, 0, weight, sum);
+    }
+}
 
-        for (r = 0; r < rows; r++)
-            sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-        for (; k < end; k++, w += 2) {
-            const uint8_t *inputs = (const uint8_t *)x + k;
+/* The same for any number of inputs, widened. */
+TILE void count_wide(const size_t rows, const size_t halves, size_t K,
+                     const uint64_t *x, const __m256i *w,
+                     __m256i d[ROWS][BLOCK / 8])
+{
+    const size_t bytes = (K + 7) / 8;
+    size_t k, r, i;
 
-            for (h = 0; h < halves; h++)
-                weight[h] = _mm256_and_si256(w[h], low);
-            add_nibbles(rows, halves, row, inputs, 4, weight, sum);
-            for (h = 0; h < halves; h++)
-                weight[h] = _mm256_and_si256(_mm256_srli_epi16(w[h], 4), low);
-            add_nibbles(rows, halves, row, inputs, 0, weight, sum);
-        }
+    for (r = 0; r < rows; r++)
+        for (i = 0; i < BLOCK / 8; i++)
+            d[r][i] = _mm256_setzero_si256();
+    for (k = 0; k < bytes; k += MOST_BYTES) {
+        __m256i sum[ROWS][2];
+
+        count_bytes(rows, halves, min(bytes - k, MOST_BYTES), 8 * words(K),
+                    (const uint8_t *)x + k, w + 2 * k, sum);
         for (r = 0; r < rows; r++) {
             uint8_t counts[BLOCK];
 
-            for (h = 0; h < halves; h++)
-                _mm256_storeu_si256((__m256i *)counts + h, sum[r][h]);
-            for (i = 0; i < 32 * halves; i += 8) {
-                __m256i *wide = (__m256i *)(d[r] + i);
-
-                _mm256_storeu_si256(
-                    wide, _mm256_add_epi32(
-                              _mm256_loadu_si256(wide),
-                              _mm256_cvtepu8_epi32(_mm_loadl_epi64(
-                                  (const __m128i *)(counts + i)))));
-            }
+            _mm256_storeu_si256((__m256i *)counts, sum[r][0]);
+            _mm256_storeu_si256((__m256i *)counts + 1, sum[r][1]);
+            for (i = 0; i < 4 * halves; i++)
+                d[r][i] = _mm256_add_epi32(
+                    d[r][i], _mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                                 (const __m128i *)(counts + 8 * i))));
         }
     }
 }
 
 TILE void differences(const size_t rows, size_t outputs, size_t K,
                       const uint64_t *x, const __m256i *w,
-                      uint32_t d[ROWS][BLOCK])
+                      __m256i d[ROWS][BLOCK / 8])
 {
-    if (outputs <= 32)
-        halves_differ(rows, 1, K, x, w, d);
+    if (outputs <= BLOCK / 2)
+        count_wide(rows, 1, K, x, w, d);
     else
-        halves_differ(rows, 2, K, x, w, d);
+        count_wide(rows, 2, K, x, w, d);
 }
+
+/* Thresholds of up to 64 outputs, 0 after the last: d is never below. */
+struct thresholds {
+    __m256i byte[2];
+    __m256i wide[BLOCK / 8];
+};
 
 TILE void bits_tile(const size_t rows, size_t outputs, size_t K,
                     const uint64_t *x, const __m256i *w,
-                    const __m256i threshold[BLOCK / 8],
-                    uint64_t direction, size_t row, uint64_t *out)
+                    const struct thresholds *t, uint64_t direction, size_t row,
+                    uint64_t *out)
 {
-    uint32_t d[ROWS][BLOCK];
+    __m256i d[ROWS][BLOCK / 8], sum[ROWS][2];
     size_t r, i;
 
+    if (K <= 8 * MOST_BYTES) {
+        const __m256i zero = _mm256_setzero_si256();
+
+        count_bytes(rows, 2, (K + 7) / 8, 8 * words(K), (const uint8_t *)x, w,
+                    sum);
+        for (r = 0; r < rows; r++) {
+            uint64_t word = direction;
+
+            for (i = 0; i < 2; i++) {
+                const __m256i below = _mm256_subs_epu8(t->byte[i], sum[r][i]);
+
+                word ^= (uint64_t)~(uint32_t)_mm256_movemask_epi8(
+                            _mm256_cmpeq_epi8(below, zero))
+                        << 32 * i;
+            }
+            out[r * row] = word;
+        }
+        return;
+    }
     differences(rows, outputs, K, x, w, d);
     for (r = 0; r < rows; r++) {
-        uint64_t word = 0;
+        uint64_t word = direction;
 
         for (i = 0; i < BLOCK / 8; i++)
-            word |= (uint64_t)greater(threshold[i],
-                                      _mm256_loadu_si256(
-                                          (const __m256i *)d[r] + i))
-                    << 8 * i;
-        out[r * row] = word ^ direction;
+            word ^= (uint64_t)greater(t->wide[i], d[r][i]) << 8 * i;
+        out[r * row] = word;
     }
 }
 
@@ -280,42 +308,49 @@ AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
     size_t n, m, i;
 
     for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), out++) {
-        /* Outputs after the N-th: never below a threshold of 0. */
-        uint16_t narrow[BLOCK] = {0};
-        __m256i t[BLOCK / 8];
+        uint32_t wide[BLOCK] = {0};
+        uint8_t byte[BLOCK] = {0};
+        struct thresholds t;
         const uint64_t d = load_u64(direction + n / 8);
         const size_t outputs = min(N - n, BLOCK);
 
-        memcpy(narrow, threshold + n, 2 * outputs);
-        for (i = 0; i < BLOCK / 8; i++)
-            t[i] = _mm256_cvtepu16_epi32(
-                _mm_loadu_si128((const __m128i *)narrow + i));
+        for (i = 0; i < outputs; i++) {
+            wide[i] = threshold[n + i];
+            byte[i] = (uint8_t)min(threshold[n + i], 255);
+        }
+        memcpy(t.wide, wide, sizeof wide);
+        memcpy(t.byte, byte, sizeof byte);
         for (m = 0; m + ROWS <= M; m += ROWS)
-            bits_tile(ROWS, outputs, K, x + m * row_in, weight, t, d, row_out,
+            bits_tile(ROWS, outputs, K, x + m * row_in, weight, &t, d, row_out,
                       out + m * row_out);
         for (; m < M; m++)
-            bits_tile(1, outputs, K, x + m * row_in, weight, t, d, row_out,
+            bits_tile(1, outputs, K, x + m * row_in, weight, &t, d, row_out,
                       out + m * row_out);
     }
 }
 
 /* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. */
-TILE uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
-                           const float *scale, const float *bias, float slope,
-                           int residual, float *stream)
+TILE uint64_t real_outputs(size_t outputs, size_t K,
+                           const __m256i d[BLOCK / 8], const float *scale,
+                           const float *bias, float slope, int residual,
+                           float *stream)
 {
     const __m256i all = _mm256_set1_epi32((int32_t)K);
     const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
+    int32_t sum[8];
     uint64_t word = 0;
-    size_t i;
+    size_t i, j;
 
-    for (i = 0; i + 8 <= outputs; i += 8) {
-        const __m256i differ = _mm256_loadu_si256((const __m256i *)(d + i));
-        const __m256i sum =
-            _mm256_sub_epi32(all, _mm256_add_epi32(differ, differ));
-        __m256 z =
-            _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale + i));
+    for (i = 0; i < outputs; i += 8) {
+        const __m256i sums =
+            _mm256_sub_epi32(all, _mm256_add_epi32(d[i / 8], d[i / 8]));
+        __m256 z = _mm256_cvtepi32_ps(sums);
 
+        if (i + 8 > outputs) { /* the last ones, one by one */
+            _mm256_storeu_si256((__m256i *)sum, sums);
+            break;
+        }
+        z = _mm256_mul_ps(z, _mm256_loadu_ps(scale + i));
         z = _mm256_add_ps(z, _mm256_loadu_ps(bias + i));
         z = _mm256_blendv_ps(_mm256_mul_ps(z, slopes), z,
                              _mm256_cmp_ps(z, zero, _CMP_GE_OQ));
@@ -326,14 +361,14 @@ TILE uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
                     _mm256_cmp_ps(z, zero, _CMP_GE_OQ))
                 << i;
     }
-    for (; i < outputs; i++) {
-        float z = (float)((int32_t)K - 2 * (int32_t)d[i]) * scale[i], below;
+    for (j = i; j < outputs; j++) {
+        float z = (float)sum[j - i] * scale[j], below;
 
-        z = z + bias[i];
+        z = z + bias[j];
         below = z * slope;
         z = z >= 0 ? z : below;
-        stream[i] = residual ? stream[i] + z : z;
-        word |= (uint64_t)(stream[i] >= 0) << i;
+        stream[j] = residual ? stream[j] + z : z;
+        word |= (uint64_t)(stream[j] >= 0) << j;
     }
     return word;
 }
@@ -344,7 +379,7 @@ TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
                     uint64_t *sign)
 {
     const size_t outputs = min(N - n, BLOCK);
-    uint32_t d[ROWS][BLOCK];
+    __m256i d[ROWS][BLOCK / 8];
     size_t r;
 
     differences(rows, outputs, K, x, w, d);
@@ -386,11 +421,10 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
 
     for (m = 0; m < M; m++)
         for (n = 0; n < N; n += BLOCK) {
-            uint32_t d[BLOCK];
-            __m256i sum[BLOCK / 8];
+            __m256i d[BLOCK / 8];
 
             for (i = 0; i < BLOCK / 8; i++)
-                sum[i] = _mm256_setzero_si256();
+                d[i] = _mm256_setzero_si256();
             for (j = 0; j < taps; j++) {
                 /* Before the first position this wraps, far beyond M. */
                 const size_t t = m + j * dilation - left * dilation;
@@ -404,12 +438,11 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
                         _mm256_set1_epi32((int32_t)(differ >> 8 * i));
 
                     /* A lane whose bit is set is all ones, that is -1. */
-                    sum[i] = _mm256_sub_epi32(
-                        sum[i], _mm256_cmpeq_epi32(
+                    d[i] = _mm256_sub_epi32(
+                        d[i], _mm256_cmpeq_epi32(
                                     _mm256_and_si256(eight, lane), lane));
                 }
             }
-            memcpy(d, sum, sizeof d);
             sign[m * row + n / 64] =
                 real_outputs(min(N - n, BLOCK), taps, d, affine + n,
                              affine + N + n, slope, 1, stream + m * N + n);
