@@ -367,9 +367,9 @@ def build(program, out, compiler="gcc", *flags):
     if shutil.which(compiler) is None:
         pytest.fail(f"{compiler} is missing: apt-get install {compiler}")
     sources = [*sorted((CSRC / "src").glob("*.c")), CSRC / program]
-    include = f"-I{CSRC / 'include'}"
+    include = [f"-I{CSRC / folder}" for folder in ("include", "src")]
     subprocess.run(
-        [compiler, *FLAGS, *flags, include, *sources, "-lm", "-o", out],
+        [compiler, *FLAGS, *flags, *include, *sources, "-lm", "-o", out],
         check=True,
     )
     return out
