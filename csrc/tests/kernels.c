@@ -48,15 +48,22 @@ static uint8_t *aligned(void *room)
     return (uint8_t *)room + (64 - (uintptr_t)room % 64) % 64;
 }
 
-/* Rows of n bits, zeros after them. */
-static uint64_t *bit_rows(size_t rows, size_t n)
+/* Zeros after rows of n bits. */
+static void trim(uint64_t *bits, size_t rows, size_t n)
 {
-    uint64_t *bits = block(8 * rows * words(n));
     size_t i;
 
     if (n % 64)
         for (i = words(n) - 1; i < rows * words(n); i += words(n))
             bits[i] &= ~(uint64_t)0 >> (64 - n % 64);
+}
+
+/* Rows of n bits. */
+static uint64_t *bit_rows(size_t rows, size_t n)
+{
+    uint64_t *bits = block(8 * rows * words(n));
+
+    trim(bits, rows, n);
     return bits;
 }
 
@@ -157,10 +164,8 @@ static void test_b1_gemm(size_t M, size_t N, size_t K)
     if (below(2)) /* every bit equal, or every bit different, in one row */
         for (n = 0; n < N; n++)
             for (k = 0; k < words(K); k++)
-                w[n * words(K) + k] =
-                    k == K / 64 && K % 64
-                        ? (x[k] ^ opposite) & ~(uint64_t)0 >> (64 - K % 64)
-                        : x[k] ^ opposite;
+                w[n * words(K) + k] = x[k] ^ opposite;
+    trim(w, N, K);
     for (n = 0; n < N; n++) {
         uint32_t d = 0;
 
@@ -202,17 +207,18 @@ static void test_memory(size_t M, size_t N, size_t taps, size_t left,
 {
     const size_t row = words(N);
     uint64_t *x = bit_rows(M, N), *w = bit_rows(taps, N);
-    uint8_t *file = in_file(w, taps * row);
+    uint8_t *file;
     uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
     float *affine = reals(2 * N), *stream = reals(M * N);
     float *copy = malloc(4 * M * N), a = slope();
     size_t n;
 
-    if (below(2)) { /* all taps equal, or all different */
-        memset(file, 0, 8 * taps * row);
-        for (n = 0; n < M * row && below(2); n++)
-            x[n] = 0;
+    if (below(2)) { /* all taps equal, or all different; +1 outside */
+        memset(x, 255, 8 * M * row);
+        memset(w, below(2) ? 255 : 0, 8 * taps * row);
+        trim(x, M, N), trim(w, taps, N);
     }
+    file = in_file(w, taps * row);
     memcpy(copy, stream, 4 * M * N);
     bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, file,
                                          affine, a, stream, expected);
