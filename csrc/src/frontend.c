@@ -16,6 +16,7 @@
 /* Before a loop that writes several parts of one array: they do not overlap,
  * which compilers cannot see, and the loop may be vectorized. */
 #if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpass-failed" /* nor need it be */
 #define VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
 #define VECTORIZE _Pragma("GCC ivdep")

@@ -215,7 +215,21 @@ TILE void count_bytes(const size_t rows, const size_t halves, size_t bytes,
     }
 }
 
-/* The same for any number of inputs, widened. */
+/* Their bytes to 32 bits each. */
+TILE void widen(const size_t halves, const __m256i sum[2],
+                __m256i d[BLOCK / 8])
+{
+    uint8_t bytes[BLOCK];
+    size_t i;
+
+    for (i = 0; i < halves; i++)
+        _mm256_storeu_si256((__m256i *)bytes + i, sum[i]);
+    for (i = 0; i < 4 * halves; i++)
+        d[i] = _mm256_cvtepu8_epi32(
+            _mm_loadl_epi64((const __m128i *)(bytes + 8 * i)));
+}
+
+/* The same for any number of inputs, in 32 bits. */
 TILE void count_wide(const size_t rows, const size_t halves, size_t K,
                      const uint64_t *x, const __m256i *w,
                      __m256i d[ROWS][BLOCK / 8])
@@ -232,14 +246,11 @@ TILE void count_wide(const size_t rows, const size_t halves, size_t K,
         count_bytes(rows, halves, min(bytes - k, MOST_BYTES), 8 * words(K),
                     (const uint8_t *)x + k, w + 2 * k, sum);
         for (r = 0; r < rows; r++) {
-            uint8_t counts[BLOCK];
+            __m256i count[BLOCK / 8];
 
-            _mm256_storeu_si256((__m256i *)counts, sum[r][0]);
-            _mm256_storeu_si256((__m256i *)counts + 1, sum[r][1]);
+            widen(halves, sum[r], count);
             for (i = 0; i < 4 * halves; i++)
-                d[r][i] = _mm256_add_epi32(
-                    d[r][i], _mm256_cvtepu8_epi32(_mm_loadl_epi64(
-                                 (const __m128i *)(counts + 8 * i))));
+                d[r][i] = _mm256_add_epi32(d[r][i], count[i]);
         }
     }
 }
@@ -415,34 +426,46 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
                                            const float *affine, float slope,
                                            float *stream, uint64_t *sign)
 {
-    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    /* Byte i of a register gets byte i / 8 of 32 bits, then bit i of them. */
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101,
+                                              0x0202020202020202,
+                                              0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const size_t row = words(N);
-    size_t m, n, i, j;
+    size_t m, n, h, j;
 
+    if (taps > 255) { /* more than a byte can count */
+        bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, w,
+                                             affine, slope, stream, sign);
+        return;
+    }
     for (m = 0; m < M; m++)
         for (n = 0; n < N; n += BLOCK) {
-            __m256i d[BLOCK / 8];
+            __m256i sum[2], d[BLOCK / 8];
 
-            for (i = 0; i < BLOCK / 8; i++)
-                d[i] = _mm256_setzero_si256();
+            sum[0] = sum[1] = _mm256_setzero_si256();
             for (j = 0; j < taps; j++) {
                 /* Before the first position this wraps, far beyond M. */
-                const size_t t = m + j * dilation - left * dilation;
+                const size_t t = m + (j - left) * dilation;
+                const uint64_t outside = -(uint64_t)(t >= M);
                 const uint64_t inputs =
-                    t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+                    x[(outside ? 0 : t) * row + n / 64] | outside;
                 const uint64_t differ =
                     inputs ^ load_u64(w + 8 * (j * row + n / 64));
 
-                for (i = 0; i < BLOCK / 8; i++) {
-                    const __m256i eight =
-                        _mm256_set1_epi32((int32_t)(differ >> 8 * i));
+                for (h = 0; h < 2; h++) {
+                    const __m256i bits = _mm256_and_si256(
+                        _mm256_shuffle_epi8(
+                            _mm256_set1_epi32((int32_t)(differ >> 32 * h)),
+                            spread),
+                        bit);
 
-                    /* A lane whose bit is set is all ones, that is -1. */
-                    d[i] = _mm256_sub_epi32(
-                        d[i], _mm256_cmpeq_epi32(
-                                    _mm256_and_si256(eight, lane), lane));
+                    /* A byte whose bit is set becomes all ones, that is -1. */
+                    sum[h] = _mm256_sub_epi8(sum[h],
+                                             _mm256_cmpeq_epi8(bits, bit));
                 }
             }
+            widen(2, sum, d);
             sign[m * row + n / 64] =
                 real_outputs(min(N - n, BLOCK), taps, d, affine + n,
                              affine + N + n, slope, 1, stream + m * N + n);

@@ -82,11 +82,15 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->padded1 = arena_take(
         arena, (m->frames + border) * (m->mels + border) + X_SLACK, 1);
     net->conv1 = arena_take(
-        arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
+        arena,
+        (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels) + SLACK / 8,
+        8);
     net->padded2 = arena_take(
         arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + SLACK / 8, 8);
     net->conv2 = arena_take(
-        arena, (uint64_t)m->frames2 * m->mels2, 8 * words(m->conv2_channels));
+        arena,
+        (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels) + SLACK / 8,
+        8);
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, m->frames2 * m->channels, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
