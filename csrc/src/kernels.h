@@ -30,7 +30,7 @@ struct bifsmn_kernels {
     /* out bit = (sum of w * x >= threshold) xor direction, where the sum goes
      * over rows and columns, and x is at x + m * step + row * pitch + column.
      * x unsigned, read up to X_SLACK bytes after the last; w signed,
-     * threshold [N], direction bits [N], out [M][words(N)]. Sums fit 32 bits. */
+     * threshold [N], direction bits [N], out [M][words(N)]; sums in 32 bits. */
     void (*i8_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
                          const uint8_t *x, size_t step, size_t pitch,
                          const uint8_t *w, const int32_t *threshold,

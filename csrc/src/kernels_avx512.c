@@ -1,9 +1,9 @@
 /* kernels_avx512.c: kernels for Ice Lake, Zen 4 and later.
  *
  * A register holds 16 outputs, one in each 32-bit lane. Weights are packed
- * [N/16][K/32][16] (i8: [N/16][rows][columns/4][16][4]), so that one load brings the next
- * 32 inputs (4) of 16 outputs, zeros after the last; the inputs of a position
- * are broadcast. Eight positions share each load. */
+ * [N/16][K/32][16] (i8: [N/16][rows][columns/4][16][4]), so that one load
+ * brings the next 32 inputs (4) of 16 outputs, zeros after the last; the inputs
+ * of a position are broadcast. Eight positions share each load. */
 
 #include "kernels.h"
 
