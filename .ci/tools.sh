@@ -3,7 +3,7 @@
 # where that is allowed, else name what is missing and fail.
 set -eu
 
-need="gcc:gcc"
+need="gcc:gcc clang:clang"
 if [ -n "${SKIP_CROSS:-}" ]; then
     echo "SKIP_CROSS is set: THE ARM TESTS ARE LEFT OUT"
 else

@@ -53,7 +53,8 @@ enum bifsmn_error {
     BIFSMN_ERROR_LABELS,    /* not one label for each class */
     BIFSMN_ERROR_WORKSPACE, /* workspace smaller than bifsmn_workspace_size */
     BIFSMN_ERROR_SAMPLES,   /* not the samples of one decision */
-    BIFSMN_ERROR_DEPTH      /* a depth that the file does not list */
+    BIFSMN_ERROR_DEPTH,     /* a depth that the file does not list */
+    BIFSMN_ERROR_KERNELS    /* no kernels of this name run here */
 };
 
 /* One plain sentence for an error; never NULL. */
@@ -69,6 +70,13 @@ BIFSMN_API int bifsmn_workspace_size(const void *file, size_t file_size,
 BIFSMN_API int bifsmn_open(const void *file, size_t file_size,
                            void *workspace, size_t workspace_size,
                            bifsmn **net);
+
+/* Names of the kernels that this machine can run, "scalar" and others, best
+ * first; NULL for an index after the last. */
+BIFSMN_API const char *bifsmn_kernel_name(int index);
+
+/* Open takes the best; this takes others. All compute the same bits. */
+BIFSMN_API int bifsmn_use_kernels(bifsmn *net, const char *name);
 
 struct bifsmn_info {
     int sample_rate;             /* Hz */

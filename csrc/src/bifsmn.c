@@ -29,6 +29,7 @@ const char *bifsmn_message(int error)
         "the workspace is too small; ask bifsmn_workspace_size",
         "these are not the samples of one decision; pad or cut the clip",
         "the model file cannot run at this depth",
+        "this machine or this build has no kernels of this name",
     };
 
     if (error < 0 || (size_t)error >= sizeof messages / sizeof messages[0])
@@ -91,12 +92,35 @@ int bifsmn_open(const void *file, size_t file_size, void *workspace,
     arena.base = (uint8_t *)workspace + misalignment(workspace);
     arena.used = 0;
     home = place(&draft, &arena);
-    draft.kernels = &bifsmn_kernels_scalar;
     *home = draft;
     bifsmn_frontend_fill(&home->frontend, &home->model);
     bifsmn_network_fill(home);
+    bifsmn_network_use(home, bifsmn_kernels_at(0));
     *net = home;
     return BIFSMN_OK;
+}
+
+const char *bifsmn_kernel_name(int index)
+{
+    const struct bifsmn_kernels *kernels =
+        index < 0 ? NULL : bifsmn_kernels_at((size_t)index);
+
+    return kernels ? kernels->name : NULL;
+}
+
+int bifsmn_use_kernels(bifsmn *net, const char *name)
+{
+    const struct bifsmn_kernels *kernels;
+    size_t i;
+
+    if (!name)
+        return BIFSMN_ERROR_ARGUMENT;
+    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++)
+        if (strcmp(kernels->name, name) == 0) {
+            bifsmn_network_use(net, kernels);
+            return BIFSMN_OK;
+        }
+    return BIFSMN_ERROR_KERNELS;
 }
 
 void bifsmn_info(const bifsmn *net, struct bifsmn_info *info)

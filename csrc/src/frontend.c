@@ -13,11 +13,23 @@
 
 #include "bytes.h"
 
+/* Before a loop that writes several parts of one array: they do not overlap,
+ * which compilers cannot see, and the loop may be vectorized. */
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpass-failed" /* nor need it be */
+#define VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define VECTORIZE _Pragma("GCC ivdep")
+#else
+#define VECTORIZE
+#endif
+
 void bifsmn_frontend_place(struct frontend *f, const struct model *m,
                            struct arena *arena)
 {
     f->window = arena_take(arena, m->win_length, sizeof *f->window);
-    f->cosine = arena_take(arena, m->n_fft, sizeof *f->cosine);
+    f->cosine = arena_take(arena, m->n_fft / 2, sizeof *f->cosine);
+    f->twiddle = arena_take(arena, 6 * (m->n_fft / 8), sizeof *f->twiddle);
     f->first = arena_take(arena, m->mels + 2, sizeof *f->first);
     f->rise = arena_take(arena, m->n_fft / 2 + 1, sizeof *f->rise);
     f->buffer = arena_take(arena, 2 * m->n_fft, sizeof *f->buffer);
@@ -47,7 +59,7 @@ static void fill_mels(struct frontend *f, const struct model *m)
 void bifsmn_frontend_fill(struct frontend *f, const struct model *m)
 {
     const double turn = 6.283185307179586;
-    size_t i;
+    size_t i, j;
 
     f->floor = load_f32(m->section[FRNT].data);
     f->offset = load_f32(m->section[FRNT].data + 4);
@@ -56,54 +68,82 @@ void bifsmn_frontend_fill(struct frontend *f, const struct model *m)
         double hann = 0.5 - 0.5 * cos(turn * (double)i / (double)m->win_length);
         f->window[i] = (float)(hann / 32768);
     }
-    for (i = 0; i < m->n_fft; i++)
+    for (i = 0; i < m->n_fft / 2; i++)
         f->cosine[i] = (float)cos(turn * (double)i / (double)m->n_fft);
+    for (i = 0; i < m->n_fft / 8; i++)
+        for (j = 0; j < 3; j++) {
+            const double angle =
+                turn * (double)(i * (j + 1)) / (double)(m->n_fft / 2);
+
+            f->twiddle[2 * j * (m->n_fft / 8) + i] = (float)cos(angle);
+            f->twiddle[(2 * j + 1) * (m->n_fft / 8) + i] = (float)sin(angle);
+        }
     fill_mels(f, m);
 }
 
-/* One radix-4 pass: s interleaved transforms of length n become 4 s of n/4.
- * x and y hold `half` real parts, then `half` imaginary ones; the twiddles are
- * exp(-2 pi i p / n) and its square and cube. */
-static void pass4(const float *cosine, size_t half, size_t n, size_t s,
+/* A radix-4 butterfly on x[0], x[step], x[2 step], x[3 step], the imaginary
+ * parts `half` further, to y[0], y[s], y[2 s], y[3 s]; the last three turned by
+ * the twiddles, cosines c and sines s of an angle, its double and triple. */
+static inline void butterfly(size_t half, size_t step, size_t s,
+                             const float *x, float *y, float c1, float s1,
+                             float c2, float s2, float c3, float s3)
+{
+    const float ar = x[0], ai = x[half];
+    const float br = x[step], bi = x[half + step];
+    const float cr = x[2 * step], ci = x[half + 2 * step];
+    const float dr = x[3 * step], di = x[half + 3 * step];
+    /* a + c, a - c, b + d, i (b - d) */
+    const float er = ar + cr, ei = ai + ci;
+    const float fr = ar - cr, fi = ai - ci;
+    const float gr = br + dr, gi = bi + di;
+    const float hr = di - bi, hi = br - dr;
+    const float ur = fr - hr, ui = fi - hi;
+    const float vr = er - gr, vi = ei - gi;
+    const float wr = fr + hr, wi = fi + hi;
+
+    y[0] = er + gr;
+    y[half] = ei + gi;
+    y[s] = c1 * ur + s1 * ui;
+    y[half + s] = c1 * ui - s1 * ur;
+    y[2 * s] = c2 * vr + s2 * vi;
+    y[half + 2 * s] = c2 * vi - s2 * vr;
+    y[3 * s] = c3 * wr + s3 * wi;
+    y[half + 3 * s] = c3 * wi - s3 * wr;
+}
+
+/* The first radix-4 pass: one transform of length `half` becomes four. Its
+ * inner loop goes over the twiddles, [6][half / 4]. */
+static void pass4_first(const float *restrict twiddle, size_t half,
+                        const float *restrict x, float *restrict y)
+{
+    const size_t n = half / 4;
+    const float *c1 = twiddle, *s1 = c1 + n, *c2 = s1 + n, *s2 = c2 + n;
+    const float *c3 = s2 + n, *s3 = c3 + n;
+    size_t p;
+
+    VECTORIZE
+    for (p = 0; p < n; p++)
+        butterfly(half, n, 1, x + p, y + 4 * p, c1[p], s1[p], c2[p], s2[p],
+                  c3[p], s3[p]);
+}
+
+/* A later one: s interleaved transforms become 4 s. x and y hold `half` real
+ * parts, then `half` imaginary ones. */
+static void pass4(const float *twiddle, size_t half, size_t s,
                   const float *restrict x, float *restrict y)
 {
-    const size_t quarter = n / 4, n_fft = 2 * half;
+    const size_t n = half / 4;
     size_t p, q;
 
-    for (p = 0; p < quarter; p++) {
-        const float *xr = x + s * p, *xi = xr + half;
-        float *yr = y + 4 * s * p, *yi = yr + half;
-        const size_t step = s * quarter, turn = p * (n_fft / n);
-        /* sin(a) = cos(a + 3/4 turn) */
-        const float c1 = cosine[turn], c2 = cosine[2 * turn],
-                    c3 = cosine[3 * turn];
-        const float s1 = cosine[(turn + 3 * n_fft / 4) & (n_fft - 1)],
-                    s2 = cosine[(2 * turn + 3 * n_fft / 4) & (n_fft - 1)],
-                    s3 = cosine[(3 * turn + 3 * n_fft / 4) & (n_fft - 1)];
+    for (p = 0; p < n; p += s) { /* every s-th twiddle */
+        const float c1 = twiddle[p], s1 = twiddle[n + p];
+        const float c2 = twiddle[2 * n + p], s2 = twiddle[3 * n + p];
+        const float c3 = twiddle[4 * n + p], s3 = twiddle[5 * n + p];
 
-        for (q = 0; q < s; q++) {
-            const float ar = xr[q], ai = xi[q];
-            const float br = xr[q + step], bi = xi[q + step];
-            const float cr = xr[q + 2 * step], ci = xi[q + 2 * step];
-            const float dr = xr[q + 3 * step], di = xi[q + 3 * step];
-            /* a + c, a - c, b + d, i (b - d) */
-            const float er = ar + cr, ei = ai + ci;
-            const float fr = ar - cr, fi = ai - ci;
-            const float gr = br + dr, gi = bi + di;
-            const float hr = di - bi, hi = br - dr;
-            const float ur = fr - hr, ui = fi - hi;
-            const float vr = er - gr, vi = ei - gi;
-            const float wr = fr + hr, wi = fi + hi;
-
-            yr[q] = er + gr;
-            yi[q] = ei + gi;
-            yr[q + s] = c1 * ur + s1 * ui;
-            yi[q + s] = c1 * ui - s1 * ur;
-            yr[q + 2 * s] = c2 * vr + s2 * vi;
-            yi[q + 2 * s] = c2 * vi - s2 * vr;
-            yr[q + 3 * s] = c3 * wr + s3 * wi;
-            yi[q + 3 * s] = c3 * wi - s3 * wr;
-        }
+        VECTORIZE
+        for (q = 0; q < s; q++)
+            butterfly(half, n, s, x + p + q, y + 4 * p + q, c1, s1, c2, s2, c3,
+                      s3);
     }
 }
 
@@ -121,7 +161,7 @@ static void pass2(size_t half, const float *restrict x, float *restrict y)
 
 /* Complex FFT of x [2][half]; y is as large. Returns the one with the result,
  * and the other in *spare. */
-static float *fft(const float *cosine, size_t half, float *x, float *y,
+static float *fft(const float *twiddle, size_t half, float *x, float *y,
                   float **spare)
 {
     size_t n = half, s = 1;
@@ -129,8 +169,10 @@ static float *fft(const float *cosine, size_t half, float *x, float *y,
     for (; n > 1; n /= 4, s *= 4) {
         if (n == 2)
             pass2(half, x, y);
+        else if (s == 1)
+            pass4_first(twiddle, half, x, y);
         else
-            pass4(cosine, half, n, s, x, y);
+            pass4(twiddle, half, s, x, y);
         *spare = x;
         x = y;
         y = *spare;
@@ -139,18 +181,16 @@ static float *fft(const float *cosine, size_t half, float *x, float *y,
     return x;
 }
 
-/* z [2][half], the FFT of even + i odd samples, to power [half + 1]. With E
- * and O the FFTs of the even and the odd samples, bin k of the whole is
- * E + exp(-2 pi i k / n_fft) O, and bin half - k the conjugate of E - ... */
-static void power_spectrum(const float *cosine, size_t half,
-                           const float *restrict z, float *restrict power)
+/* For power_spectrum: its bins k up to the middle to low[k], bins half - k to
+ * high, which begins at the middle, so that compilers see two arrays. */
+static void power_bins(const float *restrict cosine, size_t half,
+                       const float *restrict z, float *restrict low,
+                       float *restrict high)
 {
     const float *zr = z, *zi = z + half;
     size_t k;
 
-    power[0] = (zr[0] + zi[0]) * (zr[0] + zi[0]);
-    power[half] = (zr[0] - zi[0]) * (zr[0] - zi[0]);
-    for (k = 1; k <= half / 2; k++) {
+    for (k = 1; k < half / 2; k++) {
         const float c = cosine[k], s = cosine[half / 2 - k];
         const float er = 0.5f * (zr[k] + zr[half - k]);
         const float ei = 0.5f * (zi[k] - zi[half - k]);
@@ -158,9 +198,24 @@ static void power_spectrum(const float *cosine, size_t half,
         const float pi = 0.5f * (zr[half - k] - zr[k]);
         const float tr = c * pr + s * pi, ti = c * pi - s * pr;
 
-        power[k] = (er + tr) * (er + tr) + (ei + ti) * (ei + ti);
-        power[half - k] = (er - tr) * (er - tr) + (ei - ti) * (ei - ti);
+        low[k] = (er + tr) * (er + tr) + (ei + ti) * (ei + ti);
+        high[half / 2 - k] = (er - tr) * (er - tr) + (ei - ti) * (ei - ti);
     }
+}
+
+/* z [2][half], the FFT of even + i odd samples, to power [half + 1]. With E
+ * and O the FFTs of the even and the odd samples, bin k of the whole is
+ * E + exp(-2 pi i k / n_fft) O, and bin half - k the conjugate of E - ... */
+static void power_spectrum(const float *cosine, size_t half, const float *z,
+                           float *power)
+{
+    const float zr = z[0], zi = z[half], mr = z[half / 2],
+                mi = z[half + half / 2];
+
+    power[0] = (zr + zi) * (zr + zi);
+    power[half / 2] = mr * mr + mi * mi;
+    power[half] = (zr - zi) * (zr - zi);
+    power_bins(cosine, half, z, power, power + half / 2);
 }
 
 static int8_t quantize(const struct frontend *f, float energy)
@@ -217,7 +272,7 @@ void bifsmn_frontend_run(const struct frontend *f, const struct model *m,
             x[half + i] = y[2 * i + 1];
         }
 
-        spectrum = fft(f->cosine, half, x, y, &spare);
+        spectrum = fft(f->twiddle, half, x, y, &spare);
         power_spectrum(f->cosine, half, spectrum, spare);
         mel_bands(f, m->mels, spare, features + t * m->mels);
     }

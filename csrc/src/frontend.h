@@ -11,7 +11,8 @@
 struct frontend {
     float floor, offset, gain;
     float *window;   /* [win_length] periodic Hann / 32768 */
-    float *cosine;   /* [n_fft] cos(2 pi i / n_fft) */
+    float *cosine;   /* [n_fft/2] cos(2 pi i / n_fft) */
+    float *twiddle;  /* [3][2][n_fft/8] cos, sin(2 pi i (1 + j) / (n_fft/2)) */
     uint32_t *first; /* [M0 + 2] first bin at or above each mel edge */
     float *rise;     /* [n_fft/2 + 1] 0..1 from the edge below to that above */
     float *buffer;   /* [2][n_fft] */

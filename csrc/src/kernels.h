@@ -1,14 +1,14 @@
 /* kernels.h: the operations that a machine may do its own way.
  *
- * A kernel is named op__isa_tile. All tables give the same bits: sums are
- * integers, and each line of float arithmetic is one IEEE single operation in
- * the stated order, with no fused multiply-add. Only the dot products of the
- * head may add in any order.
+ * A kernel is named op__isa_tile, its tile outputs x positions. All tables
+ * give the same bits: sums are integers, and each line of float arithmetic is
+ * one IEEE single operation in the stated order, with no fused multiply-add.
+ * Only the dot products of the head may add in any order.
  *
  * Shapes: M positions, N outputs, K inputs. A row of bits is words(K) 64-bit
- * words, 1 is +1, zeros after the K-th. Arrays of u64, i16 and float are in
- * the workspace, rows aligned to their type and no more; arrays of u8 are in
- * the file, little-endian and at any address. */
+ * words, 1 is +1, zeros after the K-th. Arrays of u64, u16, i32 and float are
+ * in the workspace, rows aligned to their type and no more; arrays of u8 may
+ * be in the file, little-endian and at any address. */
 
 #ifndef BIFSMN_KERNELS_H
 #define BIFSMN_KERNELS_H
@@ -19,24 +19,33 @@
 struct bifsmn_kernels {
     const char *name;
 
-    /* out bit = (sum over k of w * x >= threshold) xor direction
-     * x [M][K] and w [N][K] within 8 bits, wide as multipliers like them,
-     * threshold [N], direction bits [N], out [M][words(N)] */
-    void (*i16_gemm_bits)(size_t M, size_t N, size_t K, const int16_t *x,
-                          const int16_t *w, const int32_t *threshold,
-                          const uint8_t *direction, uint64_t *out);
+    /* The weights w of the convolution and the GEMMs below are those of the
+     * file, i8 [N][rows][columns] and bits [N][words(K)], unless a table packs
+     * them its own way, into at most i8_packed_size and b1_packed_size bytes,
+     * aligned to 64. NULL: it does not. */
+    void (*i8_pack)(size_t N, size_t rows, size_t columns, const uint8_t *w,
+                    uint8_t *packed);
+    void (*b1_pack)(size_t N, size_t K, const uint8_t *w, uint8_t *packed);
+
+    /* out bit = (sum of w * x >= threshold) xor direction, where the sum goes
+     * over rows and columns, and x is at x + m * step + row * pitch + column.
+     * x unsigned, read up to X_SLACK bytes after the last; w signed,
+     * threshold [N], direction bits [N], out [M][words(N)]; sums in 32 bits. */
+    void (*i8_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
+                         const uint8_t *x, size_t step, size_t pitch,
+                         const uint8_t *w, const int32_t *threshold,
+                         const uint8_t *direction, uint64_t *out);
 
     /* d = differing bits of w and x; out bit = (d < threshold) xor direction
-     * x [M][words(K)], w [N][words(K)], threshold [N], direction bits [N],
-     * out [M][words(N)] */
+     * x [M][words(K)], threshold [N], direction bits [N], out [M][words(N)] */
     void (*b1_gemm_bits)(size_t M, size_t N, size_t K, const uint64_t *x,
                          const uint8_t *w, const uint16_t *threshold,
                          const uint8_t *direction, uint64_t *out);
 
     /* z = (K - 2 d) * scale + bias; y = z >= 0 ? z : z * slope
      * stream = residual ? stream + y : y; sign = stream >= 0
-     * x [M][words(K)], w [N][words(K)], affine [2][N] scale then bias,
-     * stream [M][N], sign [M][words(N)] */
+     * x [M][words(K)], affine [2][N] scale then bias, stream [M][N],
+     * sign [M][words(N)] */
     void (*b1_gemm_real)(size_t M, size_t N, size_t K, const uint64_t *x,
                          const uint8_t *w, const float *affine, float slope,
                          int residual, float *stream, uint64_t *sign);
@@ -44,7 +53,8 @@ struct bifsmn_kernels {
     /* The depthwise memory: as b1_gemm_real with residual, where the inputs of
      * channel n at position t are channel n at t + (j - left) * dilation for
      * each tap j, +1 outside 0..M - 1.
-     * x [M][words(N)], w [taps][words(N)], sign [M][words(N)] is not x */
+     * x [M][words(N)], w bits [taps][words(N)], never packed; sign
+     * [M][words(N)] is not x */
     void (*b1_memory_real)(size_t M, size_t N, size_t taps, size_t left,
                            size_t dilation, const uint64_t *x,
                            const uint8_t *w, const float *affine, float slope,
@@ -55,6 +65,28 @@ struct bifsmn_kernels {
     float (*i4_dot)(size_t K, const float *x, const uint8_t *w);
 };
 
+enum { X_SLACK = 16 };
+
+static inline uint64_t i8_packed_size(size_t N, size_t rows, size_t columns)
+{
+    return 2 * ((uint64_t)(N + 15) / 16 * 16) * rows * ((columns + 3) / 4 * 4);
+}
+
+static inline uint64_t b1_packed_size(size_t N, size_t K)
+{
+    return 8 * ((uint64_t)(N + 63) / 64 * 64) * ((K + 63) / 64);
+}
+
+/* The x86 tables are compiled function by function for their instructions,
+ * whatever the flags; that takes GNU attributes. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define BIFSMN_X86
+extern const struct bifsmn_kernels bifsmn_kernels_avx512;
+extern const struct bifsmn_kernels bifsmn_kernels_avx2;
+#endif
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
+
+/* The i-th table that this machine can run, best first; NULL after the last. */
+const struct bifsmn_kernels *bifsmn_kernels_at(size_t i);
 
 #endif

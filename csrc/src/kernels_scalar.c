@@ -95,26 +95,38 @@ static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
     return word;
 }
 
-static void i16_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
-                                      const int16_t *x, const int16_t *w,
-                                      const int32_t *threshold,
-                                      const uint8_t *direction, uint64_t *out)
+static void i8_conv_bits__scalar_1x1(size_t M, size_t N, size_t rows,
+                                     size_t columns, const uint8_t *x,
+                                     size_t step, size_t pitch,
+                                     const uint8_t *w,
+                                     const int32_t *threshold,
+                                     const uint8_t *direction, uint64_t *out)
 {
-    size_t m, n, k, i;
+    const size_t K = rows * columns;
+    size_t m, n, i, k, at, r, c;
 
-    for (m = 0; m < M; m++, x += K)
-        for (n = 0; n < N; n += BLOCK, out++) {
+    for (m = 0; m < M; m++, x += step)
+        for (n = 0; n < N; n += BLOCK) {
+            const size_t outputs = min(N - n, BLOCK);
+            int32_t sum[BLOCK] = {0};
             uint64_t word = 0;
 
-            for (i = min(N - n, BLOCK); i > 0; i--) {
-                const int16_t *row = w + (n + i - 1) * K;
-                int32_t sum = 0;
+            for (at = r = c = 0; at < K; at += BLOCK) {
+                const size_t inputs = min(K - at, BLOCK);
+                int16_t patch[BLOCK]; /* contiguous, as the weights are */
 
-                for (k = 0; k < K; k++)
-                    sum += row[k] * x[k];
-                word = word << 1 | (sum >= threshold[n + i - 1]);
+                for (k = 0; k < inputs; k++) {
+                    patch[k] = x[r * pitch + c++];
+                    if (c == columns)
+                        c = 0, r++;
+                }
+                for (i = 0; i < outputs; i++)
+                    for (k = 0; k < inputs; k++)
+                        sum[i] += patch[k] * (int8_t)w[(n + i) * K + at + k];
             }
-            *out = word ^ load_u64(direction + n / 8);
+            for (i = outputs; i > 0; i--)
+                word = word << 1 | (sum[i - 1] >= threshold[n + i - 1]);
+            *out++ = word ^ load_u64(direction + n / 8);
         }
 }
 
@@ -224,7 +236,9 @@ static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
-    i16_gemm_bits__scalar_1x1,
+    NULL,
+    NULL,
+    i8_conv_bits__scalar_1x1,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,

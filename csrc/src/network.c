@@ -1,7 +1,8 @@
 /* network.c: the stages of docs/format.md in order, each one kernel call.
  *
- * A convolution is gathered: the inputs under the kernel are copied into one
- * row for each output position, and the rest is a matrix product. */
+ * Convolutions read a copy of their map that has a border. The second is
+ * gathered: the inputs under the kernel are copied into one row for each output
+ * position, and the rest is a matrix product. */
 
 #include "network.h"
 
@@ -9,25 +10,50 @@
 
 #include "bytes.h"
 
+/* Copies go by so many bytes, and run over what they should read and write by
+ * less. */
+enum { SLACK = 16 };
+
 static size_t max(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
 
+static size_t min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Words in a row of the map with a border that conv2 reads. */
+static size_t padded2_row(const struct model *m)
+{
+    return words((m->mels1 + m->kernel - 1) * m->conv1_channels);
+}
+
+/* Whether a table that this machine can run packs its weights. */
+static int any_packs(void)
+{
+    const struct bifsmn_kernels *kernels;
+    size_t i;
+
+    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++)
+        if (kernels->i8_pack || kernels->b1_pack)
+            return 1;
+    return 0;
+}
+
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
-    const size_t area = m->kernel * m->kernel;
+    const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
     const uint64_t affine = 2 * (uint64_t)m->channels;
-    /* The most of what is gathered: conv1 and conv2 for one row of the map,
-     * fc for all frames. */
+    /* What is gathered: by conv2 for one row of the map, by fc for all
+     * frames. Words. */
     const size_t gathered =
-        max(2 * m->mels1 * area,
-            8 * max(m->mels2 * words(area * m->conv1_channels),
-                    m->frames2 * words(m->mels2 * m->conv2_channels)));
+        max(m->mels2 * words(area * m->conv1_channels),
+            m->frames2 * words(m->mels2 * m->conv2_channels));
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
-    net->conv1_weight = arena_take(arena, m->conv1_channels * area, 2);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
@@ -36,12 +62,36 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
 
+    if (any_packs()) {
+        const size_t C = m->channels, E = m->expansion;
+
+        net->conv1_weight.packed = arena_take(
+            arena, 1, i8_packed_size(m->conv1_channels, m->kernel, m->kernel));
+        net->conv2_weight.packed = arena_take(
+            arena, 1,
+            b1_packed_size(m->conv2_channels, area * m->conv1_channels));
+        net->fc_weight.packed = arena_take(
+            arena, 1, b1_packed_size(C, m->mels2 * m->conv2_channels));
+        net->p1_weight.packed =
+            arena_take(arena, m->layers, b1_packed_size(E, C));
+        net->p2_weight.packed =
+            arena_take(arena, m->layers, b1_packed_size(C, E));
+    }
+
     net->features = arena_take(arena, m->frames * m->mels, 1);
+    net->padded1 = arena_take(
+        arena, (m->frames + border) * (m->mels + border) + X_SLACK, 1);
     net->conv1 = arena_take(
-        arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
+        arena,
+        (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels) + SLACK / 8,
+        8);
+    net->padded2 = arena_take(
+        arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + SLACK / 8, 8);
     net->conv2 = arena_take(
-        arena, (uint64_t)m->frames2 * m->mels2, 8 * words(m->conv2_channels));
-    net->gathered = arena_take(arena, gathered, 1);
+        arena,
+        (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels) + SLACK / 8,
+        8);
+    net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, m->frames2 * m->channels, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
@@ -67,23 +117,79 @@ static void unpack_thresholds(const struct section *s, uint16_t *out)
         out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
 }
 
+/* Inputs come to conv1 as x + 128, unsigned: what that adds to the sum of a
+ * channel is added to its threshold too. One beyond any sum stays there. */
+static int32_t unsigned_threshold(int32_t threshold, size_t K, const uint8_t *w)
+{
+    const int32_t most = 128 * 128 * (int32_t)K + 1;
+    int32_t sum = 0;
+    size_t k;
+
+    for (k = 0; k < K; k++)
+        sum += (int8_t)w[k];
+    return 128 * sum + (threshold < -most  ? -most
+                        : threshold > most ? most
+                                           : threshold);
+}
+
 void bifsmn_network_fill(struct bifsmn *net)
 {
     const struct model *m = &net->model;
     const struct section *s = m->section;
+    const size_t area = m->kernel * m->kernel;
     size_t i;
 
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
-    for (i = 0; i < s[C1_W].size; i++)
-        net->conv1_weight[i] = (int8_t)s[C1_W].data[i];
     for (i = 0; i < m->conv1_channels; i++)
-        net->conv1_threshold[i] = load_i32(s[C1_T].data + 4 * i);
+        net->conv1_threshold[i] = unsigned_threshold(
+            load_i32(s[C1_T].data + 4 * i), area, s[C1_W].data + i * area);
     unpack_thresholds(&s[C2_T], net->conv2_threshold);
     unpack_floats(&s[FC_A], net->fc_affine);
     unpack_floats(&s[ME_A], net->memory_affine);
     unpack_thresholds(&s[P1_T], net->p1_threshold);
     unpack_floats(&s[P2_A], net->p2_affine);
+}
+
+/* The weights of `layers` layers, N outputs of K bits each. */
+static void use_b1(struct weights *w, const struct bifsmn_kernels *kernels,
+                   const struct section *s, size_t layers, size_t N, size_t K)
+{
+    size_t i;
+
+    w->data = s->data;
+    w->size = 8 * N * words(K);
+    if (!kernels->b1_pack)
+        return;
+    w->data = w->packed;
+    w->size = (size_t)b1_packed_size(N, K);
+    for (i = 0; i < layers; i++)
+        kernels->b1_pack(N, K, s->data + i * 8 * N * words(K),
+                         w->packed + i * w->size);
+}
+
+void bifsmn_network_use(struct bifsmn *net,
+                        const struct bifsmn_kernels *kernels)
+{
+    const struct model *m = &net->model;
+    const struct section *s = m->section;
+    const size_t area = m->kernel * m->kernel;
+
+    net->kernels = kernels;
+    net->conv1_weight.data = s[C1_W].data;
+    if (kernels->i8_pack) {
+        net->conv1_weight.data = net->conv1_weight.packed;
+        kernels->i8_pack(m->conv1_channels, m->kernel, m->kernel, s[C1_W].data,
+                         net->conv1_weight.packed);
+    }
+    use_b1(&net->conv2_weight, kernels, &s[C2_W], 1, m->conv2_channels,
+           area * m->conv1_channels);
+    use_b1(&net->fc_weight, kernels, &s[FC_W], 1, m->channels,
+           m->mels2 * m->conv2_channels);
+    use_b1(&net->p1_weight, kernels, &s[P1_W], m->layers, m->expansion,
+           m->channels);
+    use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
+           m->expansion);
 }
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
@@ -93,112 +199,187 @@ void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
         net->trace(net->trace_user, stage, (int)k, data, bytes);
 }
 
-/* A row of bits being filled from its start. */
-struct bit_row {
-    uint64_t *words; /* zeros from bit `size` on */
-    size_t size;
+/* `count` rows, each of `pieces` that come from places `in_piece` apart and
+ * then follow one another from `out_first` on. In bytes, or in bits. */
+struct gather {
+    size_t count, pieces, size;
+    size_t in_step, in_piece;   /* to what the next row reads, the next piece */
+    size_t out_step, out_first; /* to the next row; before its first piece */
 };
 
-/* Appends n bits: those of `bits`, a row of whole words, or +1 if NULL. */
-static void append(struct bit_row *row, const uint64_t *bits, size_t n)
+/* In bytes, by long ones: see SLACK. What runs over is overwritten by the next
+ * piece; after the last of a row there may be anything. */
+static void gather_bytes(struct gather g, const uint8_t *restrict in,
+                         uint8_t *restrict out)
+{
+    size_t c, p, i;
+
+    out += g.out_first;
+    for (c = 0; c < g.count; c++, in += g.in_step, out += g.out_step)
+        for (p = 0; p < g.pieces; p++)
+            for (i = 0; i < g.size; i += SLACK)
+                memcpy(out + p * g.size + i, in + p * g.in_piece + i, SLACK);
+}
+
+/* n bits of `in` from bit `from` on to `out` from bit `at` on, where there are
+ * zeros. */
+static void copy_bits(size_t n, const uint64_t *in, size_t from, uint64_t *out,
+                      size_t at)
 {
     while (n > 0) {
-        const size_t take = n < 64 ? n : 64, at = row->size % 64;
-        const uint64_t word = bits ? *bits++ : ~(uint64_t)0 >> (64 - take);
-        uint64_t *out = row->words + row->size / 64;
+        const size_t take = n < 64 ? n : 64;
+        uint64_t word = in[from / 64] >> from % 64;
 
-        out[0] |= word << at;
-        if (at + take > 64)
-            out[1] |= word >> (64 - at);
-        row->size += take;
+        if (from % 64 + take > 64)
+            word |= in[from / 64 + 1] << (64 - from % 64);
+        word &= ~(uint64_t)0 >> (64 - take);
+        out[at / 64] |= word << at % 64;
+        if (at % 64 + take > 64)
+            out[at / 64 + 1] |= word >> (64 - at % 64);
+        from += take;
+        at += take;
         n -= take;
     }
 }
 
-/* Where the kernel of an output looks: before the map this wraps, to an index
- * beyond any map. */
-static size_t input_index(const struct model *m, size_t output, size_t tap)
+/* Whether byte i of a word holds its bits 8 i to 8 i + 7. */
+static int little_endian(void)
 {
-    return output * m->stride + tap - (m->kernel - 1) / 2;
+    const uint64_t one = 1;
+    uint8_t first;
+
+    memcpy(&first, &one, 1);
+    return first;
 }
 
-/* features [T0][M0] to net->conv1 [T1][M1][C1]; gathered [M1][kernel][kernel],
- * zeros outside the map. */
+/* In bits, out_step whole words; zeros to the end of the last word. */
+static void gather_bits(struct gather g, const uint64_t *in, uint64_t *out)
+{
+    const size_t end = g.out_first + g.pieces * g.size;
+    const size_t step = g.out_step / 64;
+    size_t c, p;
+
+    if (little_endian() &&
+        (g.size | g.in_step | g.in_piece | g.out_first) % 8 == 0) {
+        const struct gather bytes = {g.count, g.pieces, g.size / 8,
+                                     g.in_step / 8, g.in_piece / 8,
+                                     g.out_step / 8, g.out_first / 8};
+
+        gather_bytes(bytes, (const uint8_t *)in, (uint8_t *)out);
+        if (end % 64)
+            for (c = 0; c < g.count; c++)
+                out[c * step + end / 64] &= ~(~(uint64_t)0 << end % 64);
+        return;
+    }
+    memset(out, 0, 8 * step * g.count);
+    for (c = 0; c < g.count; c++)
+        for (p = 0; p < g.pieces; p++)
+            copy_bits(g.size, in, c * g.in_step + p * g.in_piece,
+                      out + c * step, g.out_first + p * g.size);
+}
+
+/* features [T0][M0] to padded1, as x + 128 with a border of zeros. */
+static void pad_features(const struct model *m, const int8_t *features,
+                         uint8_t *padded)
+{
+    const size_t border = m->kernel - 1, frames = m->frames, mels = m->mels;
+    const size_t pitch = mels + border;
+    uint8_t *out = padded + border / 2 * (pitch + 1);
+    size_t t, f;
+
+    memset(padded, 128, (frames + border) * pitch);
+    for (t = 0; t < frames; t++, features += mels, out += pitch)
+        for (f = 0; f < mels; f++)
+            out[f] = (uint8_t)(features[f] ^ -128);
+}
+
+/* features [T0][M0] to net->conv1 [T1][M1][C1]. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
     const struct model *m = &net->model;
+    const size_t pitch = m->mels + m->kernel - 1;
     const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t, f, i, j;
+    size_t t;
 
-    for (t = 0; t < m->frames1; t++) {
-        int16_t *patch = net->gathered;
+    pad_features(m, features, net->padded1);
+    for (t = 0; t < m->frames1; t++)
+        net->kernels->i8_conv_bits(
+            m->mels1, m->conv1_channels, m->kernel, m->kernel,
+            net->padded1 + t * m->stride * pitch, m->stride, pitch,
+            net->conv1_weight.data, net->conv1_threshold,
+            m->section[C1_D].data, net->conv1 + t * row);
+}
 
-        for (f = 0; f < m->mels1; f++)
-            for (i = 0; i < m->kernel; i++)
-                for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
+/* Sets bits from..to - 1. */
+static void set_bits(uint64_t *bits, size_t from, size_t to)
+{
+    const uint64_t ones = ~(uint64_t)0;
 
-                    *patch++ = frame < m->frames && mel < m->mels
-                                   ? features[frame * m->mels + mel]
-                                   : 0;
-                }
-        net->kernels->i16_gemm_bits(
-            m->mels1, m->conv1_channels, m->kernel * m->kernel, net->gathered,
-            net->conv1_weight, net->conv1_threshold, m->section[C1_D].data,
-            net->conv1 + t * row);
+    while (from < to) {
+        const size_t take = min(to - from, 64 - from % 64);
+
+        bits[from / 64] |= ones >> (64 - take) << from % 64;
+        from += take;
     }
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered [M2][kernel][kernel][C1],
- * +1 outside the map. */
+/* net->conv1 to padded2, with a border of +1. */
+static void pad_conv1(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+    const size_t C1 = m->conv1_channels, border = (m->kernel - 1) / 2;
+    const size_t T1 = m->frames1, M1 = m->mels1, row = padded2_row(m);
+    const size_t in = 64 * words(C1);
+    const struct gather inside = {T1, M1, C1, M1 * in, in, 64 * row,
+                                  border * C1};
+    uint64_t *top = net->padded2, *middle = top + border * row;
+    uint64_t *bottom = middle + T1 * row;
+    size_t t;
+
+    gather_bits(inside, net->conv1, middle);
+    for (t = 0; t < T1; t++) {
+        set_bits(middle + t * row, 0, border * C1);
+        set_bits(middle + t * row, (border + M1) * C1, 64 * row);
+    }
+    memset(top, 255, 8 * border * row);
+    memset(bottom, 255, 8 * border * row);
+}
+
+/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [M2][kernel][kernel]
+ * [C1]. */
 static void run_conv2(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t K = m->kernel * m->kernel * m->conv1_channels;
-    const size_t in = words(m->conv1_channels);
-    const size_t row = m->mels2 * words(m->conv2_channels);
-    size_t t, f, i, j;
+    const size_t C1 = m->conv1_channels, row = padded2_row(m);
+    const size_t K = m->kernel * m->kernel * C1;
+    const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
+                                   m->stride * C1, 64 * row, 64 * words(K), 0};
+    size_t t;
 
+    pad_conv1(net);
     for (t = 0; t < m->frames2; t++) {
-        struct bit_row patch = {net->gathered, 0};
-
-        memset(net->gathered, 0, 8 * m->mels2 * words(K));
-        for (f = 0; f < m->mels2; f++, patch.words += words(K), patch.size = 0)
-            for (i = 0; i < m->kernel; i++)
-                for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
-                    const int inside = frame < m->frames1 && mel < m->mels1;
-
-                    append(&patch,
-                           inside ? net->conv1 + (frame * m->mels1 + mel) * in
-                                  : NULL,
-                           m->conv1_channels);
-                }
+        gather_bits(patches, net->padded2 + t * m->stride * row,
+                    net->gathered);
         net->kernels->b1_gemm_bits(
             m->mels2, m->conv2_channels, K, net->gathered,
-            m->section[C2_W].data, net->conv2_threshold, m->section[C2_D].data,
-            net->conv2 + t * row);
+            net->conv2_weight.data, net->conv2_threshold,
+            m->section[C2_D].data,
+            net->conv2 + t * m->mels2 * words(m->conv2_channels));
     }
 }
 
-/* net->conv2 to stream and sign [T2][C]; gathered [T2][M2][C2] without the
- * padding of each row of channels. */
+/* net->conv2 to stream and sign [T2][C]; gathered bits [T2][M2][C2]. */
 static void run_fc(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t K = m->mels2 * m->conv2_channels;
-    const uint64_t *bits = net->conv2;
-    struct bit_row row = {net->gathered, 0};
-    size_t t, f;
+    const size_t C2 = m->conv2_channels, K = m->mels2 * C2;
+    const size_t in = 64 * words(C2);
+    const struct gather rows = {m->frames2, m->mels2, C2, m->mels2 * in, in,
+                                64 * words(K), 0};
 
-    memset(net->gathered, 0, 8 * m->frames2 * words(K));
-    for (t = 0; t < m->frames2; t++, row.words += words(K), row.size = 0)
-        for (f = 0; f < m->mels2; f++, bits += words(m->conv2_channels))
-            append(&row, bits, m->conv2_channels);
+    gather_bits(rows, net->conv2, net->gathered);
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
-                               m->section[FC_W].data, net->fc_affine,
+                               net->fc_weight.data, net->fc_affine,
                                load_f32(m->section[FC_S].data), 0, net->stream,
                                net->sign);
 }
@@ -220,13 +401,14 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
                             net->stream, net->sign2);
     bifsmn_network_trace(net, "memory", k, net->stream, 4 * T * C);
 
-    kernels->b1_gemm_bits(T, E, C, net->sign2, s[P1_W].data + layer * E * row_c,
+    kernels->b1_gemm_bits(T, E, C, net->sign2,
+                          net->p1_weight.data + layer * net->p1_weight.size,
                           net->p1_threshold + set[POINTWISE1] * E,
                           s[P1_D].data + set[POINTWISE1] * row_e, net->hidden);
     bifsmn_network_trace(net, "pointwise1", k, net->hidden, T * row_e);
 
     kernels->b1_gemm_real(T, C, E, net->hidden,
-                          s[P2_W].data + layer * C * row_e,
+                          net->p2_weight.data + layer * net->p2_weight.size,
                           net->p2_affine + set[POINTWISE2] * 2 * C,
                           load_f32(s[P2_S].data + 4 * set[POINTWISE2]), 1,
                           net->stream, net->sign);

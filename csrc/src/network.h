@@ -19,7 +19,6 @@ struct bifsmn {
 
     /* Constants, unpacked once from the file so that kernels see one type. */
     int *depth;                 /* [D] */
-    int16_t *conv1_weight;      /* [C1][kernel][kernel] */
     int32_t *conv1_threshold;   /* [C1] */
     uint16_t *conv2_threshold;  /* [C2] */
     float *fc_affine;           /* [2][C] */
@@ -27,11 +26,20 @@ struct bifsmn {
     uint16_t *p1_threshold;     /* [sets][E] */
     float *p2_affine;           /* [sets][2][C] */
 
+    /* Weights: where they lie in the file, or packed for the kernels in use. */
+    struct weights {
+        const uint8_t *data;    /* [layers] of what a kernel takes */
+        size_t size;            /* bytes of one layer */
+        uint8_t *packed;        /* room in the workspace; NULL if none packs */
+    } conv1_weight, conv2_weight, fc_weight, p1_weight, p2_weight;
+
     /* What a run writes. Bits are in rows of whole words. */
     int8_t *features;  /* [T0][M0] */
+    uint8_t *padded1;  /* [T0 + kernel - 1][M0 + kernel - 1] see network.c */
     uint64_t *conv1;   /* [T1][M1][C1] */
+    uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    void *gathered;    /* inputs of one GEMM: see network.c */
+    uint64_t *gathered; /* inputs of one GEMM: see network.c */
     float *stream;     /* [T2][C] the residual stream */
     uint64_t *sign;    /* [T2][C] its signs */
     uint64_t *sign2;   /* [T2][C] and again: the memory reads other frames */
@@ -40,6 +48,10 @@ struct bifsmn {
 
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena);
 void bifsmn_network_fill(struct bifsmn *net);
+
+/* From here on the network runs with these, their weights packed. */
+void bifsmn_network_use(struct bifsmn *net,
+                        const struct bifsmn_kernels *kernels);
 
 /* net->features or others [T0][M0] to scores [classes]; index: of the depth
  * in the file's list. */

@@ -5,6 +5,7 @@ csrc/include/bifsmn.h; this module calls them and checks what goes in.
 """
 
 import ctypes
+import os
 
 import numpy as np
 
@@ -22,7 +23,7 @@ MISSING = (
 )
 
 # Codes of enum bifsmn_error that do not concern the file.
-ERROR_SAMPLES, ERROR_DEPTH = 14, 15
+ERROR_SAMPLES, ERROR_DEPTH, ERROR_KERNELS = 14, 15, 16
 
 TRACE = ctypes.CFUNCTYPE(
     None,
@@ -78,6 +79,8 @@ def _load():
             *("open", integer, pointer, size, pointer, size),
             ctypes.POINTER(pointer),
         ),
+        ("kernel_name", ctypes.c_char_p, integer),
+        ("use_kernels", integer, pointer, ctypes.c_char_p),
         ("info", None, pointer, ctypes.POINTER(Info)),
         ("label", ctypes.c_char_p, pointer, integer),
         ("features", integer, pointer, pointer, size, pointer),
@@ -90,6 +93,19 @@ def _load():
     return lib
 
 
+def kernel_names():
+    """Kernels that this machine can run, best first.
+
+    Returns
+    -------
+    list of str
+    """
+    lib, names = _load(), []
+    while name := lib.bifsmn_kernel_name(len(names)):
+        names.append(name.decode())
+    return names
+
+
 class NativeEngine:
     """One model in the C runtime.
 
@@ -99,16 +115,21 @@ class NativeEngine:
     ---------
     data : bytes
         A whole model file.
+    kernel : str, optional
+        One of ``kernel_names()``; else that of the environment variable
+        BIFSMN_KERNEL, else the best. All compute the same.
 
     Raises
     ------
     ModelFileError
         If the file is not a valid one.
+    ValueError
+        If this machine has no such kernels.
     ImportError
         If the compiled core was not built.
     """
 
-    def __init__(self, data):
+    def __init__(self, data, kernel=None):
         self._lib = _load()
         self._data = bytes(data)
         size = ctypes.c_size_t()
@@ -128,6 +149,11 @@ class NativeEngine:
                 ctypes.byref(self._net),
             )
         )
+        kernel = kernel or os.environ.get("BIFSMN_KERNEL")
+        if kernel:
+            self._check(
+                self._lib.bifsmn_use_kernels(self._net, kernel.encode())
+            )
         self.info = Info()
         self._lib.bifsmn_info(self._net, ctypes.byref(self.info))
         self.depths = tuple(self.info.depth[: self.info.depths])
@@ -259,6 +285,8 @@ class NativeEngine:
         if error == ERROR_DEPTH:
             depths = ", ".join(map(str, self.depths))
             raise ValueError(f"{message}; it can at {depths}")
+        if error == ERROR_KERNELS:
+            raise ValueError(f"{message}: {', '.join(kernel_names())}")
         if error == ERROR_SAMPLES:
             raise ValueError(message)
         raise ModelFileError(message)

@@ -1,0 +1,549 @@
+/* kernels_avx2.c: kernels for x86 from Haswell and Zen on.
+ *
+ * No instruction counts bits here, but one looks up 32 bytes in a table of 16.
+ * Four inputs of a position choose the table, four weights of an output the
+ * byte in it, and the byte says how many differ. Weights are packed
+ * [N/64][K/8][64], one byte for the next 8 inputs of each of 64 outputs. */
+
+#include "kernels.h"
+
+#ifdef BIFSMN_X86
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "bytes.h"
+
+#define AVX2 __attribute__((target("avx2")))
+/* Tiles: inlined where `rows` is a constant, so that sums stay in registers. */
+#define TILE AVX2 static inline __attribute__((always_inline))
+
+enum {
+    BLOCK = 64,     /* outputs of one word */
+    ROWS = 4,       /* positions of a tile */
+    CHANNELS = 16,  /* outputs of an i8 tile */
+    CHUNK = 16,     /* inputs that an i8 tile widens at once */
+    MOST_BYTES = 31 /* of inputs whose differing bits a byte can count */
+};
+
+static size_t min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* [N/16][rows][columns/2][16][2] of i16, zeros after the last. */
+static void i8_pack__avx2(size_t N, size_t rows, size_t columns,
+                          const uint8_t *w, uint8_t *packed)
+{
+    int16_t *out = (int16_t *)packed;
+    size_t n, r, c, i, j;
+
+    for (n = 0; n < N; n += CHANNELS)
+        for (r = 0; r < rows; r++)
+            for (c = 0; c < columns; c += 2)
+                for (i = n; i < n + CHANNELS; i++)
+                    for (j = c; j < c + 2; j++)
+                        *out++ = i < N && j < columns
+                                     ? (int8_t)w[(i * rows + r) * columns + j]
+                                     : 0;
+}
+
+static void b1_pack__avx2(size_t N, size_t K, const uint8_t *w,
+                          uint8_t *packed)
+{
+    size_t n, k, i;
+
+    for (n = 0; n < N; n += BLOCK)
+        for (k = 0; k < (K + 7) / 8; k++)
+            for (i = n; i < n + BLOCK; i++)
+                *packed++ = i < N ? w[i * 8 * words(K) + k] : 0;
+}
+
+/* The inputs of an i8 tile. */
+struct window {
+    size_t rows, columns;
+    size_t to_next, to_row; /* bytes from a position or row to the next */
+};
+
+/* Sums of 16 outputs at `positions`. */
+TILE void i8_sums(const size_t positions, struct window in, const uint8_t *x,
+                  const __m256i *w, __m256i sum[ROWS][2])
+{
+    int16_t wide[ROWS][CHUNK];
+    size_t r, c, k, m;
+
+    for (m = 0; m < positions; m++)
+        sum[m][0] = sum[m][1] = _mm256_setzero_si256();
+    for (r = 0; r < in.rows; r++, x += in.to_row)
+        for (c = 0; c < in.columns; c += CHUNK) {
+            for (m = 0; m < positions; m++)
+                _mm256_storeu_si256(
+                    (__m256i *)wide[m],
+                    _mm256_cvtepu8_epi16(_mm_loadu_si128(
+                        (const __m128i *)(x + m * in.to_next + c))));
+            for (k = 0; k < min(in.columns - c, CHUNK); k += 2, w += 2)
+                for (m = 0; m < positions; m++) {
+                    int32_t two;
+                    __m256i inputs;
+
+                    memcpy(&two, wide[m] + k, 4);
+                    inputs = _mm256_set1_epi32(two);
+                    sum[m][0] = _mm256_add_epi32(
+                        sum[m][0], _mm256_madd_epi16(inputs, w[0]));
+                    sum[m][1] = _mm256_add_epi32(
+                        sum[m][1], _mm256_madd_epi16(inputs, w[1]));
+                }
+        }
+}
+
+/* Lanes that are greater, as bits. */
+TILE unsigned greater(__m256i a, __m256i b)
+{
+    return (unsigned)_mm256_movemask_ps(
+        _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
+}
+
+/* Bits of 16 outputs at `positions`. */
+TILE void i8_tile(const size_t positions, struct window in, const uint8_t *x,
+                  const __m256i *w, const __m256i threshold[2],
+                  unsigned outputs, unsigned direction, size_t n, size_t row,
+                  uint64_t *out)
+{
+    __m256i sum[ROWS][2];
+    size_t m;
+
+    i8_sums(positions, in, x, w, sum);
+    for (m = 0; m < positions; m++) {
+        const unsigned below = greater(threshold[0], sum[m][0]) |
+                               greater(threshold[1], sum[m][1]) << 8;
+        const uint16_t bits = (uint16_t)((~below & outputs) ^ direction);
+
+        memcpy((uint8_t *)(out + m * row) + n / 8, &bits, 2);
+    }
+}
+
+AVX2 static void i8_conv_bits__avx2_16x4(size_t M, size_t N, size_t rows,
+                                         size_t columns, const uint8_t *x,
+                                         size_t step, size_t pitch,
+                                         const uint8_t *w,
+                                         const int32_t *threshold,
+                                         const uint8_t *direction,
+                                         uint64_t *out)
+{
+    const struct window in = {rows, columns, step, pitch};
+    const __m256i *tile = (const __m256i *)w;
+    const size_t row = words(N);
+    size_t n, m;
+
+    for (m = 0; m < M; m++)
+        out[(m + 1) * row - 1] = 0;
+    for (n = 0; n < N; n += CHANNELS, tile += rows * ((columns + 1) / 2) * 2) {
+        const size_t count = min(N - n, CHANNELS);
+        const unsigned outputs = (1u << count) - 1;
+        const unsigned d = load_u16(direction + n / 8);
+        __m256i t[2] = {{0}};
+
+        memcpy(t, threshold + n, 4 * count);
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            i8_tile(ROWS, in, x + m * step, tile, t, outputs, d, n, row,
+                    out + m * row);
+        for (; m < M; m++)
+            i8_tile(1, in, x + m * step, tile, t, outputs, d, n, row,
+                    out + m * row);
+    }
+}
+
+/* What the four inputs of a row differ from each four weights. */
+static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
+    {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4},
+    {1, 0, 2, 1, 2, 1, 3, 2, 2, 1, 3, 2, 3, 2, 4, 3},
+    {1, 2, 0, 1, 2, 3, 1, 2, 2, 3, 1, 2, 3, 4, 2, 3},
+    {2, 1, 1, 0, 3, 2, 2, 1, 3, 2, 2, 1, 4, 3, 3, 2},
+    {1, 2, 2, 3, 0, 1, 1, 2, 2, 3, 3, 4, 1, 2, 2, 3},
+    {2, 1, 3, 2, 1, 0, 2, 1, 3, 2, 4, 3, 2, 1, 3, 2},
+    {2, 3, 1, 2, 1, 2, 0, 1, 3, 4, 2, 3, 2, 3, 1, 2},
+    {3, 2, 2, 1, 2, 1, 1, 0, 4, 3, 3, 2, 3, 2, 2, 1},
+    {1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3},
+    {2, 1, 3, 2, 3, 2, 4, 3, 1, 0, 2, 1, 2, 1, 3, 2},
+    {2, 3, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 2, 3, 1, 2},
+    {3, 2, 2, 1, 4, 3, 3, 2, 2, 1, 1, 0, 3, 2, 2, 1},
+    {2, 3, 3, 4, 1, 2, 2, 3, 1, 2, 2, 3, 0, 1, 1, 2},
+    {3, 2, 4, 3, 2, 1, 3, 2, 2, 1, 3, 2, 1, 0, 2, 1},
+    {3, 4, 2, 3, 2, 3, 1, 2, 2, 3, 1, 2, 1, 2, 0, 1},
+    {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
+};
+
+/* Adds what four inputs of each row differ from the weights w, as bytes; the
+ * inputs are the high half of the byte x << shift. Saturating, lest gcc sums
+ * in another order that takes more registers than there are. */
+TILE void add_nibbles(const size_t rows, const size_t halves, size_t row,
+                      const uint8_t *x, int shift, const __m256i w[2],
+                      __m256i sum[ROWS][2])
+{
+    size_t r, h;
+
+    for (r = 0; r < rows; r++) {
+        const size_t nibble = x[r * row] << shift & 0xf0;
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
+            (const __m128i *)((const uint8_t *)differing + nibble)));
+
+        for (h = 0; h < halves; h++)
+            sum[r][h] = _mm256_adds_epu8(sum[r][h],
+                                         _mm256_shuffle_epi8(table, w[h]));
+    }
+}
+
+/* Differing bits of 32 outputs, or twice as many, at `rows` positions, as
+ * bytes; of inputs in at most MOST_BYTES bytes from x on. */
+TILE void count_bytes(const size_t rows, const size_t halves, size_t bytes,
+                      size_t row, const uint8_t *x, const __m256i *w,
+                      __m256i sum[ROWS][2])
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i weight[2];
+    size_t k, r, h;
+
+    for (r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (k = 0; k < bytes; k++, w += 2) {
+        for (h = 0; h < halves; h++)
+            weight[h] = _mm256_and_si256(w[h], low);
+        add_nibbles(rows, halves, row, x + k, 4, weight, sum);
+        for (h = 0; h < halves; h++)
+            weight[h] = _mm256_and_si256(_mm256_srli_epi16(w[h], 4), low);
+        add_nibbles(rows, halves, row, x + k, 0, weight, sum);
+    }
+}
+
+/* Their bytes to 32 bits each. */
+TILE void widen(const size_t halves, const __m256i sum[2],
+                __m256i d[BLOCK / 8])
+{
+    uint8_t bytes[BLOCK];
+    size_t i;
+
+    for (i = 0; i < halves; i++)
+        _mm256_storeu_si256((__m256i *)bytes + i, sum[i]);
+    for (i = 0; i < 4 * halves; i++)
+        d[i] = _mm256_cvtepu8_epi32(
+            _mm_loadl_epi64((const __m128i *)(bytes + 8 * i)));
+}
+
+/* The same for any number of inputs, in 32 bits. */
+TILE void count_wide(const size_t rows, const size_t halves, size_t K,
+                     const uint64_t *x, const __m256i *w,
+                     __m256i d[ROWS][BLOCK / 8])
+{
+    const size_t bytes = (K + 7) / 8;
+    size_t k, r, i;
+
+    for (r = 0; r < rows; r++)
+        for (i = 0; i < BLOCK / 8; i++)
+            d[r][i] = _mm256_setzero_si256();
+    for (k = 0; k < bytes; k += MOST_BYTES) {
+        __m256i sum[ROWS][2];
+
+        count_bytes(rows, halves, min(bytes - k, MOST_BYTES), 8 * words(K),
+                    (const uint8_t *)x + k, w + 2 * k, sum);
+        for (r = 0; r < rows; r++) {
+            __m256i count[BLOCK / 8];
+
+            widen(halves, sum[r], count);
+            for (i = 0; i < 4 * halves; i++)
+                d[r][i] = _mm256_add_epi32(d[r][i], count[i]);
+        }
+    }
+}
+
+TILE void differences(const size_t rows, size_t outputs, size_t K,
+                      const uint64_t *x, const __m256i *w,
+                      __m256i d[ROWS][BLOCK / 8])
+{
+    if (outputs <= BLOCK / 2)
+        count_wide(rows, 1, K, x, w, d);
+    else
+        count_wide(rows, 2, K, x, w, d);
+}
+
+/* Thresholds of up to 64 outputs, 0 after the last: d is never below. */
+struct thresholds {
+    __m256i byte[2];
+    __m256i wide[BLOCK / 8];
+};
+
+TILE void bits_tile(const size_t rows, size_t outputs, size_t K,
+                    const uint64_t *x, const __m256i *w,
+                    const struct thresholds *t, uint64_t direction, size_t row,
+                    uint64_t *out)
+{
+    __m256i d[ROWS][BLOCK / 8], sum[ROWS][2];
+    size_t r, i;
+
+    if (K <= 8 * MOST_BYTES) {
+        const __m256i zero = _mm256_setzero_si256();
+
+        count_bytes(rows, 2, (K + 7) / 8, 8 * words(K), (const uint8_t *)x, w,
+                    sum);
+        for (r = 0; r < rows; r++) {
+            uint64_t word = direction;
+
+            for (i = 0; i < 2; i++) {
+                const __m256i below = _mm256_subs_epu8(t->byte[i], sum[r][i]);
+
+                word ^= (uint64_t)~(uint32_t)_mm256_movemask_epi8(
+                            _mm256_cmpeq_epi8(below, zero))
+                        << 32 * i;
+            }
+            out[r * row] = word;
+        }
+        return;
+    }
+    differences(rows, outputs, K, x, w, d);
+    for (r = 0; r < rows; r++) {
+        uint64_t word = direction;
+
+        for (i = 0; i < BLOCK / 8; i++)
+            word ^= (uint64_t)greater(t->wide[i], d[r][i]) << 8 * i;
+        out[r * row] = word;
+    }
+}
+
+AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
+                                         const uint64_t *x, const uint8_t *w,
+                                         const uint16_t *threshold,
+                                         const uint8_t *direction,
+                                         uint64_t *out)
+{
+    const size_t row_in = words(K), row_out = words(N);
+    const __m256i *weight = (const __m256i *)w;
+    size_t n, m, i;
+
+    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), out++) {
+        uint32_t wide[BLOCK] = {0};
+        uint8_t byte[BLOCK] = {0};
+        struct thresholds t;
+        const uint64_t d = load_u64(direction + n / 8);
+        const size_t outputs = min(N - n, BLOCK);
+
+        for (i = 0; i < outputs; i++) {
+            wide[i] = threshold[n + i];
+            byte[i] = (uint8_t)min(threshold[n + i], 255);
+        }
+        memcpy(t.wide, wide, sizeof wide);
+        memcpy(t.byte, byte, sizeof byte);
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            bits_tile(ROWS, outputs, K, x + m * row_in, weight, &t, d, row_out,
+                      out + m * row_out);
+        for (; m < M; m++)
+            bits_tile(1, outputs, K, x + m * row_in, weight, &t, d, row_out,
+                      out + m * row_out);
+    }
+}
+
+/* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. */
+TILE uint64_t real_outputs(size_t outputs, size_t K,
+                           const __m256i d[BLOCK / 8], const float *scale,
+                           const float *bias, float slope, int residual,
+                           float *stream)
+{
+    const __m256i all = _mm256_set1_epi32((int32_t)K);
+    const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
+    int32_t sum[8];
+    uint64_t word = 0;
+    size_t i, j;
+
+    for (i = 0; i < outputs; i += 8) {
+        const __m256i sums =
+            _mm256_sub_epi32(all, _mm256_add_epi32(d[i / 8], d[i / 8]));
+        __m256 z = _mm256_cvtepi32_ps(sums);
+
+        if (i + 8 > outputs) { /* the last ones, one by one */
+            _mm256_storeu_si256((__m256i *)sum, sums);
+            break;
+        }
+        z = _mm256_mul_ps(z, _mm256_loadu_ps(scale + i));
+        z = _mm256_add_ps(z, _mm256_loadu_ps(bias + i));
+        z = _mm256_blendv_ps(_mm256_mul_ps(z, slopes), z,
+                             _mm256_cmp_ps(z, zero, _CMP_GE_OQ));
+        if (residual)
+            z = _mm256_add_ps(_mm256_loadu_ps(stream + i), z);
+        _mm256_storeu_ps(stream + i, z);
+        word |= (uint64_t)_mm256_movemask_ps(
+                    _mm256_cmp_ps(z, zero, _CMP_GE_OQ))
+                << i;
+    }
+    for (j = i; j < outputs; j++) {
+        float z = (float)sum[j - i] * scale[j], below;
+
+        z = z + bias[j];
+        below = z * slope;
+        z = z >= 0 ? z : below;
+        stream[j] = residual ? stream[j] + z : z;
+        word |= (uint64_t)(stream[j] >= 0) << j;
+    }
+    return word;
+}
+
+TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
+                    const __m256i *w, const float *affine, float slope,
+                    int residual, size_t n, size_t N, float *stream,
+                    uint64_t *sign)
+{
+    const size_t outputs = min(N - n, BLOCK);
+    __m256i d[ROWS][BLOCK / 8];
+    size_t r;
+
+    differences(rows, outputs, K, x, w, d);
+    for (r = 0; r < rows; r++)
+        sign[r * words(N)] =
+            real_outputs(outputs, K, d[r], affine + n,
+                         affine + N + n, slope, residual, stream + r * N + n);
+}
+
+AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
+                                         const uint64_t *x, const uint8_t *w,
+                                         const float *affine, float slope,
+                                         int residual, float *stream,
+                                         uint64_t *sign)
+{
+    const size_t row_in = words(K), row_out = words(N);
+    const __m256i *weight = (const __m256i *)w;
+    size_t n, m;
+
+    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), sign++) {
+        for (m = 0; m + ROWS <= M; m += ROWS)
+            real_tile(ROWS, K, x + m * row_in, weight, affine, slope, residual,
+                      n, N, stream + m * N, sign + m * row_out);
+        for (; m < M; m++)
+            real_tile(1, K, x + m * row_in, weight, affine, slope, residual, n,
+                      N, stream + m * N, sign + m * row_out);
+    }
+}
+
+AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
+                                           size_t left, size_t dilation,
+                                           const uint64_t *x, const uint8_t *w,
+                                           const float *affine, float slope,
+                                           float *stream, uint64_t *sign)
+{
+    /* Byte i of a register gets byte i / 8 of 32 bits, then bit i of them. */
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101,
+                                              0x0202020202020202,
+                                              0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    const size_t row = words(N);
+    size_t m, n, h, j;
+
+    if (taps > 255) { /* more than a byte can count */
+        bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, w,
+                                             affine, slope, stream, sign);
+        return;
+    }
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n += BLOCK) {
+            __m256i sum[2], d[BLOCK / 8];
+
+            sum[0] = sum[1] = _mm256_setzero_si256();
+            for (j = 0; j < taps; j++) {
+                /* Before the first position this wraps, far beyond M. */
+                const size_t t = m + (j - left) * dilation;
+                const uint64_t outside = -(uint64_t)(t >= M);
+                const uint64_t inputs =
+                    x[(outside ? 0 : t) * row + n / 64] | outside;
+                const uint64_t differ =
+                    inputs ^ load_u64(w + 8 * (j * row + n / 64));
+
+                for (h = 0; h < 2; h++) {
+                    const __m256i bits = _mm256_and_si256(
+                        _mm256_shuffle_epi8(
+                            _mm256_set1_epi32((int32_t)(differ >> 32 * h)),
+                            spread),
+                        bit);
+
+                    /* A byte whose bit is set becomes all ones, that is -1. */
+                    sum[h] = _mm256_sub_epi8(sum[h],
+                                             _mm256_cmpeq_epi8(bits, bit));
+                }
+            }
+            widen(2, sum, d);
+            sign[m * row + n / 64] =
+                real_outputs(min(N - n, BLOCK), taps, d, affine + n,
+                             affine + N + n, slope, 1, stream + m * N + n);
+        }
+}
+
+TILE float add_lanes(__m256 v)
+{
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v),
+                            _mm256_extractf128_ps(v, 1));
+
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+AVX2 static float i8_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
+{
+    __m256 sum[4];
+    float end = 0;
+    size_t k, i;
+
+    for (i = 0; i < 4; i++)
+        sum[i] = _mm256_setzero_ps();
+    for (k = 0; k + 32 <= K; k += 32)
+        for (i = 0; i < 4; i++) {
+            const __m256i weight = _mm256_cvtepi8_epi32(
+                _mm_loadl_epi64((const __m128i *)(w + k + 8 * i)));
+
+            sum[i] = _mm256_add_ps(
+                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
+                                      _mm256_loadu_ps(x + k + 8 * i)));
+        }
+    for (; k < K; k++)
+        end += x[k] * (float)(int8_t)w[k];
+    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
+                                         _mm256_add_ps(sum[2], sum[3])));
+}
+
+AVX2 static float i4_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
+{
+    /* Nibble i to the high end of lane i, then down with its sign. */
+    const __m256i up = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+    __m256 sum[4];
+    float end = 0;
+    size_t k, i;
+
+    for (i = 0; i < 4; i++)
+        sum[i] = _mm256_setzero_ps();
+    for (k = 0; k + 32 <= K; k += 32)
+        for (i = 0; i < 4; i++) {
+            const __m256i eight =
+                _mm256_set1_epi32((int32_t)load_u32(w + k / 2 + 4 * i));
+            const __m256i weight =
+                _mm256_srai_epi32(_mm256_sllv_epi32(eight, up), 28);
+
+            sum[i] = _mm256_add_ps(
+                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
+                                      _mm256_loadu_ps(x + k + 8 * i)));
+        }
+    for (; k < K; k++) {
+        const int nibble = w[k / 2] >> 4 * (k % 2) & 15;
+
+        end += x[k] * (float)((nibble ^ 8) - 8);
+    }
+    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
+                                         _mm256_add_ps(sum[2], sum[3])));
+}
+
+const struct bifsmn_kernels bifsmn_kernels_avx2 = {
+    "avx2",
+    i8_pack__avx2,
+    b1_pack__avx2,
+    i8_conv_bits__avx2_16x4,
+    b1_gemm_bits__avx2_64x4,
+    b1_gemm_real__avx2_64x4,
+    b1_memory_real__avx2_64x1,
+    i8_dot__avx2_32,
+    i4_dot__avx2_32,
+};
+
+#endif

@@ -1,0 +1,294 @@
+/* kernels.c: every operation of every table that this machine can run, against
+ * the scalar one, bit for bit.
+ *
+ *     kernels [NAME]
+ *
+ * Shapes around the ends of tiles and words; inputs that are random, equal to
+ * the weights, or their opposite; thresholds, constants and slopes at their
+ * ends. Every array is a block of exactly its size, so -fsanitize=address sees
+ * what is read or written beyond. NAME alone is tested if given. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "kernels.h"
+
+static const struct bifsmn_kernels *kernels;
+static uint64_t state = 1;
+
+static uint64_t draw(void) /* splitmix64 */
+{
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static size_t below(size_t n)
+{
+    return (size_t)(draw() % n);
+}
+
+static void *block(size_t bytes)
+{
+    uint8_t *p = malloc(bytes);
+    size_t i;
+
+    for (i = 0; i < bytes; i++)
+        p[i] = (uint8_t)draw();
+    return p;
+}
+
+/* Where packed weights may begin. */
+static uint8_t *aligned(void *room)
+{
+    return (uint8_t *)room + (64 - (uintptr_t)room % 64) % 64;
+}
+
+/* Zeros after rows of n bits. */
+static void trim(uint64_t *bits, size_t rows, size_t n)
+{
+    size_t i;
+
+    if (n % 64)
+        for (i = words(n) - 1; i < rows * words(n); i += words(n))
+            bits[i] &= ~(uint64_t)0 >> (64 - n % 64);
+}
+
+/* Rows of n bits. */
+static uint64_t *bit_rows(size_t rows, size_t n)
+{
+    uint64_t *bits = block(8 * rows * words(n));
+
+    trim(bits, rows, n);
+    return bits;
+}
+
+/* The same as a file holds them. */
+static uint8_t *in_file(const uint64_t *bits, size_t count)
+{
+    uint8_t *bytes = malloc(8 * count);
+    size_t i;
+
+    for (i = 0; i < 8 * count; i++)
+        bytes[i] = (uint8_t)(bits[i / 8] >> i % 8 * 8);
+    return bytes;
+}
+
+/* Random, or zeros of either sign, or large enough to overflow. */
+static float *reals(size_t n)
+{
+    static const float odd[] = {0, -0.0f, 1, -1, 1e-42f, -3e38f, 3e38f};
+    float *values = malloc(n * sizeof *values);
+    size_t i;
+
+    for (i = 0; i < n; i++)
+        values[i] = below(4) ? (float)((double)(int32_t)draw() * 1e-9)
+                             : odd[below(sizeof odd / sizeof odd[0])];
+    return values;
+}
+
+static float slope(void)
+{
+    static const float values[] = {0.25f, 0, -0.0f, -0.5f, 1, 3};
+
+    return values[below(sizeof values / sizeof values[0])];
+}
+
+static void same(const char *what, const void *expected, const void *actual,
+                 size_t bytes, size_t M, size_t N, size_t K)
+{
+    if (memcmp(expected, actual, bytes)) {
+        printf("%s of %s differs at M = %zu, N = %zu, K = %zu\n", what,
+               kernels->name, M, N, K);
+        exit(1);
+    }
+}
+
+static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
+                         size_t step)
+{
+    const size_t K = rows * columns, pitch = (M - 1) * step + columns;
+    const size_t row = words(N);
+    uint8_t *x = block(rows * pitch + X_SLACK), *w = block(N * K);
+    uint64_t *bits = bit_rows(1, N);
+    uint8_t *direction = in_file(bits, row);
+    int32_t *threshold = malloc(4 * N);
+    uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
+    void *room = malloc(i8_packed_size(N, rows, columns) + 63);
+    uint8_t *packed = aligned(room);
+    const size_t all = below(4);
+    size_t n, k;
+
+    if (all < 2) { /* the greatest sums */
+        memset(x, 255, rows * pitch);
+        memset(w, all ? 127 : 128, N * K);
+    }
+    for (n = 0; n < N; n++) { /* just below, at, or above a sum */
+        int32_t sum = (int32_t)below(3) - 1;
+
+        for (k = 0; k < K; k++)
+            sum += x[k / columns * pitch + k % columns] * (int8_t)w[n * K + k];
+        threshold[n] = below(20) ? sum : below(2) ? INT32_MAX : INT32_MIN;
+    }
+    if (kernels->i8_pack)
+        kernels->i8_pack(N, rows, columns, w, packed);
+    bifsmn_kernels_scalar.i8_conv_bits(M, N, rows, columns, x, step, pitch, w,
+                                       threshold, direction, expected);
+    kernels->i8_conv_bits(M, N, rows, columns, x, step, pitch,
+                          kernels->i8_pack ? packed : w, threshold, direction,
+                          actual);
+    same("i8_conv_bits", expected, actual, 8 * M * row, M, N, K);
+    free(x), free(w), free(bits), free(direction), free(threshold);
+    free(expected), free(actual), free(room);
+}
+
+static void test_b1_gemm(size_t M, size_t N, size_t K)
+{
+    const size_t row = words(N);
+    uint64_t *x = bit_rows(M, K), *w = bit_rows(N, K), *bits = bit_rows(1, N);
+    uint8_t *file, *direction = in_file(bits, row);
+    uint16_t *threshold = malloc(2 * N);
+    uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
+    float *affine = reals(2 * N), *stream = reals(M * N);
+    float *copy = malloc(4 * M * N), a = slope();
+    void *room = malloc(b1_packed_size(N, K) + 63);
+    uint8_t *packed = aligned(room);
+    const uint64_t opposite = below(2) ? ~(uint64_t)0 : 0;
+    size_t n, k;
+    int residual;
+
+    if (below(2)) /* every bit equal, or every bit different, in one row */
+        for (n = 0; n < N; n++)
+            for (k = 0; k < words(K); k++)
+                w[n * words(K) + k] = x[k] ^ opposite;
+    trim(w, N, K);
+    for (n = 0; n < N; n++) {
+        uint32_t d = 0;
+
+        for (k = 0; k < K; k++) /* just below, at, or above a count */
+            d += (uint32_t)((x[k / 64] ^ w[n * words(K) + k / 64]) >> k % 64) &
+                 1;
+        threshold[n] = (uint16_t)(d + below(3) - (d > 0));
+        if (!below(10))
+            threshold[n] = (uint16_t)(below(2) ? K + 1 : 0);
+    }
+    file = in_file(w, N * words(K));
+    if (kernels->b1_pack)
+        kernels->b1_pack(N, K, file, packed);
+    else
+        packed = file;
+    bifsmn_kernels_scalar.b1_gemm_bits(M, N, K, x, file, threshold, direction,
+                                       expected);
+    kernels->b1_gemm_bits(M, N, K, x, packed, threshold, direction, actual);
+    same("b1_gemm_bits", expected, actual, 8 * M * row, M, N, K);
+    for (residual = 0; residual < 2; residual++) {
+        memcpy(copy, stream, 4 * M * N);
+        bifsmn_kernels_scalar.b1_gemm_real(M, N, K, x, file, affine, a,
+                                           residual, stream, expected);
+        kernels->b1_gemm_real(M, N, K, x, packed, affine, a, residual, copy,
+                              actual);
+        same("b1_gemm_real", expected, actual, 8 * M * row, M, N, K);
+        for (n = 0; n < M * N; n++) /* one NaN is as good as another */
+            if (isnan(stream[n]) && isnan(copy[n]))
+                stream[n] = copy[n] = 0;
+        same("b1_gemm_real", stream, copy, 4 * M * N, M, N, K);
+    }
+    free(x), free(w), free(bits), free(file), free(direction);
+    free(threshold), free(expected), free(actual), free(affine), free(stream);
+    free(copy), free(room);
+}
+
+static void test_memory(size_t M, size_t N, size_t taps, size_t left,
+                        size_t dilation)
+{
+    const size_t row = words(N);
+    uint64_t *x = bit_rows(M, N), *w = bit_rows(taps, N);
+    uint8_t *file;
+    uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
+    float *affine = reals(2 * N), *stream = reals(M * N);
+    float *copy = malloc(4 * M * N), a = slope();
+    size_t n;
+
+    if (below(2)) { /* all taps equal, or all different; +1 outside */
+        memset(x, 255, 8 * M * row);
+        memset(w, below(2) ? 255 : 0, 8 * taps * row);
+        trim(x, M, N), trim(w, taps, N);
+    }
+    file = in_file(w, taps * row);
+    memcpy(copy, stream, 4 * M * N);
+    bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, file,
+                                         affine, a, stream, expected);
+    kernels->b1_memory_real(M, N, taps, left, dilation, x, file, affine, a,
+                            copy, actual);
+    same("b1_memory_real", expected, actual, 8 * M * row, M, N, taps);
+    for (n = 0; n < M * N; n++)
+        if (isnan(stream[n]) && isnan(copy[n]))
+            stream[n] = copy[n] = 0;
+    same("b1_memory_real", stream, copy, 4 * M * N, M, N, taps);
+    free(x), free(w), free(file), free(expected), free(actual), free(affine);
+    free(stream), free(copy);
+}
+
+static void test_dots(size_t K)
+{
+    float *x = malloc(4 * K), i8, i4, exact8, exact4, sum = 0;
+    uint8_t *w8 = block(K), *w4 = block((K + 1) / 2);
+    size_t k;
+
+    for (k = 0; k < K; k++) {
+        x[k] = (float)(int32_t)draw() * 0x1p-31f;
+        sum += fabsf(x[k]);
+    }
+    exact8 = bifsmn_kernels_scalar.i8_dot(K, x, w8);
+    exact4 = bifsmn_kernels_scalar.i4_dot(K, x, w4);
+    i8 = kernels->i8_dot(K, x, w8);
+    i4 = kernels->i4_dot(K, x, w4);
+    if (!(fabsf(i8 - exact8) <= 1e-6f * 128 * sum) ||
+        !(fabsf(i4 - exact4) <= 1e-6f * 8 * sum)) {
+        printf("a dot product of %s differs at K = %zu\n", kernels->name, K);
+        exit(1);
+    }
+    free(x), free(w8), free(w4);
+}
+
+int main(int argc, char **argv)
+{
+    static const size_t sizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70,
+                                   127, 128, 129, 200, 248, 249, 255, 256, 257,
+                                   400, 511, 512, 513};
+    static const size_t positions[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17};
+    const size_t S = sizeof sizes / sizeof sizes[0];
+    const size_t P = sizeof positions / sizeof positions[0];
+    size_t t, i, j;
+
+    for (t = 0; (kernels = bifsmn_kernels_at(t)) != NULL; t++) {
+        if (kernels == &bifsmn_kernels_scalar ||
+            (argc > 1 && strcmp(argv[1], kernels->name)))
+            continue;
+        for (i = 0; i < S; i++)
+            for (j = 0; j < S; j++)
+                test_b1_gemm(positions[below(P)], sizes[i], sizes[j]);
+        test_b1_gemm(1000, 70, 100);
+        test_b1_gemm(5, 33, 65534);
+        for (i = 0; i < 300; i++)
+            test_i8_conv(positions[below(P)], 1 + below(70), 1 + below(6),
+                         1 + below(20), 1 + below(4));
+        test_i8_conv(3, 5, 255, 255, 2);
+        for (i = 0; i < 300; i++) {
+            const size_t taps = below(10) ? 1 + below(12) : 1 + below(700);
+
+            test_memory(positions[below(P)], sizes[below(S)], taps,
+                        below(taps), 1 + below(3));
+        }
+        for (i = 0; i < 50; i++) /* around the most that a byte holds */
+            test_memory(3, 70, (i % 2 ? 126 : 254) + i % 5, 60, 1);
+        for (i = 0; i < S; i++)
+            test_dots(sizes[i]);
+        printf("%s equals scalar\n", kernels->name);
+    }
+    return 0;
+}
