@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import update_bn
 
 from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.inference import load_weights
 from speechbrain_bifsmn.metrics import summarize
 
 # Keys of a training YAML that KeywordBrain reads.
@@ -50,7 +51,8 @@ def load_teacher(teacher, checkpoint):
     FileNotFoundError
         If there is no checkpoint; it says which command makes one.
     ValueError
-        If the checkpoint belongs to another network.
+        If the checkpoint is damaged, of another network, or holds anything
+        but weights.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
@@ -58,14 +60,7 @@ def load_teacher(teacher, checkpoint):
             f"no teacher at {checkpoint}: train one first with "
             "hparams/dfsmn.yaml, or pass --teacher_folder"
         )
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    try:
-        teacher.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{checkpoint} does not fit the teacher in the YAML: "
-            + str(error).split("\n")[1].strip()
-        ) from error
+    load_weights(checkpoint, teacher)
     return teacher.eval().requires_grad_(False)
 
 

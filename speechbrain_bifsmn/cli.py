@@ -14,8 +14,6 @@ def export(args):
     """Trained folder to model file."""
     from speechbrain_bifsmn.export.folder import export_folder
 
-    if not (args.output or args.package):
-        raise ValueError("give -o DIR, or --package DIR with the C library")
     report = export_folder(
         args.folder,
         args.package or args.output,
@@ -63,22 +61,34 @@ def evaluate(args):
     """Accuracy at each depth on a protocol's test clips."""
     from speechbrain_bifsmn.data.prepare import prepare_speech_commands
     from speechbrain_bifsmn.evaluation import evaluate_file
+    from speechbrain_bifsmn.spotting import Spotter
 
+    trained = Spotter(args.model).model.meta
+    protocol, words = args.protocol, args.words
+    if words:
+        protocol = "words"
+    elif not protocol:
+        protocol, words = trained.get("protocol"), trained.get("words")
+    shares = {
+        key: trained[key]
+        for key in ("unknown_percentage", "silence_percentage")
+        if key in trained
+    }
     with tempfile.TemporaryDirectory() as folder:
         prepare_speech_commands(
-            args.data, folder, args.protocol, words=args.words
+            args.data, folder, protocol, words=words, **shares
         )
         prepared = json.loads((Path(folder) / "prepare.json").read_text())
         report = {
             "model": args.model,
-            "protocol": args.protocol,
+            "protocol": protocol,
             "test": prepared["asked"]["test"],
             **evaluate_file(args.model, folder),
         }
     if args.json:
         return print(json.dumps(report, indent=1))
     print(
-        f"{args.protocol}, {report['clips']} clips ({report['test']}), "
+        f"{protocol}, {report['clips']} clips ({report['test']}), "
         f"{report['engine']}"
     )
     for depth, row in report["depths"].items():
@@ -153,8 +163,9 @@ def parser():
         "-o exported",
     )
     sub.add_argument("folder", help="trained folder, or its parent")
-    sub.add_argument("-o", "--output", help="folder for the model file")
-    sub.add_argument(
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", "--output", help="folder for the model file")
+    where.add_argument(
         "--package",
         metavar="DIR",
         help="folder for the model file with the C library, an example and a "
@@ -190,7 +201,7 @@ def parser():
     sub.add_argument("model", help="exported .bifsmn file")
     sub.add_argument("data", help="Speech Commands folder")
     sub.add_argument(
-        "--protocol", default="GSC-10", help="default: %(default)s"
+        "--protocol", help="default: the one that the model was trained on"
     )
     sub.add_argument(
         "--words", nargs="+", help="labels of an own word list, instead"

@@ -100,8 +100,9 @@ class HED(nn.Module):
     levels : int
         Haar decomposition levels (the paper's J).
     norm : str
-        "utterance" takes ‖·‖ over each clip and averages; "batch" takes it
-        over the whole batch, as the authors do, which couples its clips.
+        "utterance" takes std and ‖·‖ over each clip and averages the losses;
+        "batch" takes both over the whole batch, as the authors do, which
+        couples its clips.
 
     Example
     -------
@@ -129,7 +130,7 @@ class HED(nn.Module):
     def enhance(self, x):
         """T' of one layer, [batch, time, channels]."""
         high = high_frequency(x, self.levels)
-        return _by_std(high) + _by_std(x)
+        return self._by_std(high) + self._by_std(x)
 
     def forward(self, logits, features, targets):
         """Loss of the student's features at one depth, as a scalar."""
@@ -147,6 +148,8 @@ class HED(nn.Module):
         # Silence can be all zeros; its energy stays zero.
         return F.normalize(energy, dim=1)
 
-
-def _by_std(x):
-    return x / x.std().clamp(min=torch.finfo(x.dtype).tiny)
+    def _by_std(self, x):
+        """x/std(x), the deviation of each clip or of the whole batch."""
+        axes = (0, 1, 2) if self.norm == "batch" else (1, 2)
+        std = x.std(dim=axes, keepdim=True)
+        return x / std.clamp(min=torch.finfo(x.dtype).tiny)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
@@ -35,7 +35,7 @@ def evaluate_file(path, prepared, engine=None):
     spotter = Spotter(path, **({"engine": engine} if engine else {}))
     model, run = spotter.model, spotter.engine
     prepared = Path(prepared)
-    labels = (prepared / "labels.txt").read_text().split()
+    labels = read_labels(prepared / "labels.txt")
     if labels != model.labels:
         raise ValueError(
             f"{path} knows {', '.join(model.labels)}; the protocol asks for "

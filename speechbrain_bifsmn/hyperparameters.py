@@ -1,6 +1,7 @@
 """Reading a training YAML, with every mistake in it named."""
 
 import difflib
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError as YAMLError
+
+from speechbrain_bifsmn.files import whole_file
 
 # What an inference folder keeps of a training YAML.
 NETWORK_KEYS = ("sample_rate", "samples", "classes", "log_mel", "model")
@@ -17,7 +20,7 @@ class HyperparameterError(ValueError):
     """A hyperparameter file or an override cannot be used."""
 
 
-def load_hyperparameters(path, overrides, used):
+def load_hyperparameters(path, overrides, used, optional=()):
     """Load a YAML and refuse keys that nothing reads.
 
     Arguments
@@ -28,6 +31,8 @@ def load_hyperparameters(path, overrides, used):
         What the command line changes, as YAML.
     used : set of str
         Keys that the program reads.
+    optional : set of str
+        Those among them that a YAML may leave out.
 
     Returns
     -------
@@ -56,6 +61,10 @@ def load_hyperparameters(path, overrides, used):
             raise HyperparameterError(
                 f"{path} has no key {key!r} to override{_hint(key, keys)}"
             )
+    for key in sorted(used - keys - set(optional)):
+        raise HyperparameterError(
+            f"{path}: the key {key!r} is missing{_hint(key, keys - used)}"
+        )
     for key in sorted(keys - references - used):
         if not key.startswith("__"):
             raise HyperparameterError(
@@ -66,17 +75,95 @@ def load_hyperparameters(path, overrides, used):
         raise HyperparameterError(
             f"{path}: <{key}> refers to no key{_hint(key, keys)}"
         )
+    _check_types(path, overridden)
     try:
         with open(path, encoding="utf-8") as f:
             return load_hyperpyyaml(f, overrides)
     except YAMLError as error:
         raise HyperparameterError(f"{path}: {error.problem}") from error
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ImportError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         text = str(error).replace("\n", " ")
         if "!PLACEHOLDER" in text:
             missing = re.sub(r".*'(\w+)' is a !PLACEHOLDER.*", r"\1", text)
             text = f"give --{missing}=…, it has no default"
         raise HyperparameterError(f"{path}: {text}") from error
+
+
+def _check_types(path, overridden):
+    """An option has the kind of value that the YAML has."""
+    defaults = YAML().load(path.read_text(encoding="utf-8"))
+    for key, value in overridden.items():
+        default = defaults[key]
+        for kind, name in ((bool, "True or False"), (list, "a list")):
+            if isinstance(default, kind) and not isinstance(value, kind):
+                raise HyperparameterError(f"--{key} is {name}, not {value!r}")
+        number = isinstance(default, int | float)
+        if number and not isinstance(value, int | float):
+            raise HyperparameterError(f"--{key} is a number, not {value!r}")
+
+
+def settings(path, overrides):
+    """The plain numbers, texts and lists of a YAML, options applied.
+
+    Arguments
+    ---------
+    path : str or Path
+        The training YAML.
+    overrides : str
+        What the command line changes in it.
+
+    Returns
+    -------
+    dict
+    """
+    with open(path, encoding="utf-8") as f:
+        resolved = YAML().load(resolve_references(f, overrides))
+    plain = int | float | str | list | None
+    return {
+        key: value
+        for key, value in json.loads(json.dumps(resolved, default=str)).items()
+        if isinstance(value, plain)
+    }
+
+
+def check_same_run(folder, now, free, resuming):
+    """Refuse to resume a run under other settings; note them at its start.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder.
+    now : dict
+        What the run depends on.
+    free : set of str
+        Keys that may change.
+    resuming : bool
+        Whether there is anything to resume.
+
+    Raises
+    ------
+    HyperparameterError
+        Naming the first setting that changed.
+    """
+    path = Path(folder) / "settings.json"
+    if resuming and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in sorted(set(before) | set(now) - set(free)):
+            if key not in free and before.get(key) != now.get(key):
+                raise HyperparameterError(
+                    f"{folder} holds a run with {key} {before.get(key)!r}, "
+                    f"now it is {now.get(key)!r}: choose another "
+                    "--output_folder, or delete that one"
+                )
+    with whole_file(path) as part:
+        part.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
 def network_yaml(path, overrides):

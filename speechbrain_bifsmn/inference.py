@@ -1,13 +1,16 @@
 """Trained folders: writing them, and recognising keywords with them."""
 
+import io
 import json
-import pickle
+import textwrap
 from pathlib import Path
 
 import torch
+from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
 
@@ -47,6 +50,62 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
         torch.save(model.state_dict(), part)
 
 
+def load_weights(path, module):
+    """Load a state dict, all of it, and never pickled code.
+
+    Arguments
+    ---------
+    path : str or Path
+        Checkpoint with the state dict.
+    module : nn.Module
+        Network of the right sizes.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is damaged, of another network, or holds anything
+        but weights.
+    """
+    try:
+        module.load_state_dict(read_weights(path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} holds the weights of another network: {_line(error)}"
+        ) from error
+
+
+def read_weights(path):
+    """The state dict of a checkpoint.
+
+    Arguments
+    ---------
+    path : str or Path
+        Checkpoint.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+
+    Raises
+    ------
+    ValueError
+        If it is damaged or holds anything but weights.
+    """
+    data = io.BytesIO(Path(path).read_bytes())
+    try:
+        return torch.load(data, map_location="cpu", weights_only=True)
+    except Exception as error:  # On damaged bytes torch raises of any kind.
+        raise ValueError(
+            f"{path} is damaged or holds more than weights, which is not "
+            "loaded: copy it again or train again"
+        ) from error
+
+
+def _line(error):
+    """An error's text on one line; torch and YAML write several."""
+    return textwrap.shorten(str(error), 200, placeholder=" ...")
+
+
 class KeywordSpotter(Pretrained):
     """A trained folder in PyTorch, in SpeechBrain's way.
 
@@ -62,7 +121,7 @@ class KeywordSpotter(Pretrained):
     """
 
     MODULES_NEEDED = ["log_mel", "model"]
-    HPARAMS_NEEDED = ["sample_rate", "samples"]
+    HPARAMS_NEEDED = ["sample_rate", "samples", "model"]
 
     @classmethod
     def from_hparams(cls, source, **kwargs):
@@ -84,19 +143,36 @@ class KeywordSpotter(Pretrained):
         FileNotFoundError
             If it is not a trained folder.
         ValueError
-            If the checkpoint is damaged, of another network, or holds
-            anything but weights.
+            If ``hyperparams.yaml`` does not describe a network, or the
+            checkpoint is damaged, of another network, or holds anything but
+            weights.
         """
         source = trained_folder(source)
+        weights = source / "model.ckpt"
+        read_weights(weights)
         try:
             spotter = super().from_hparams(str(source), **kwargs)
-        except (pickle.UnpicklingError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
             raise ValueError(
-                f"{source / 'model.ckpt'} does not hold this network's "
-                f"weights: {reason}"
+                f"{weights} holds the weights of another network: "
+                f"{_line(error)}"
             ) from error
-        spotter.labels = (source / "labels.txt").read_text().split()
+        except KeyError as error:
+            raise ValueError(
+                f"{source / 'hyperparams.yaml'} has no key {error}"
+            ) from error
+        except (
+            *(YAMLError, TypeError, ValueError),
+            *(AttributeError, ImportError),
+        ) as error:
+            raise ValueError(
+                f"{source / 'hyperparams.yaml'}: {_line(error)}"
+            ) from error
+        # SpeechBrain only warns of weights that are missing or left over.
+        load_weights(weights, spotter.hparams.model)
+        spotter.labels = read_labels(source / "labels.txt")
         return spotter
 
     def classify_batch(self, wavs, lens=None, depth=None):

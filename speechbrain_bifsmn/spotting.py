@@ -162,6 +162,27 @@ def softmax(scores):
     return exponents / exponents.sum()
 
 
+def read_window(row, config):
+    """A manifest row as one window of the model.
+
+    Arguments
+    ---------
+    row : dict
+        Manifest row.
+    config : Config
+        Of the model.
+
+    Returns
+    -------
+    np.ndarray of int16, [samples]
+        Zero-padded at the end, or cut.
+    """
+    start, stop = int(row["start"]), int(row["stop"])
+    pcm = read_pcm(row["wav"], start, stop, config.sample_rate)
+    pcm = pcm[: config.samples]
+    return np.pad(pcm, (0, config.samples - len(pcm)))
+
+
 def clip_features(engine, model, rows):
     """int8 features of every clip of a manifest.
 
@@ -178,9 +199,5 @@ def clip_features(engine, model, rows):
     ------
     np.ndarray of int8, [frames, n_mels]
     """
-    size = model.config.samples
     for row in rows:
-        start, stop = int(row["start"]), int(row["stop"])
-        pcm = read_pcm(row["wav"], start, stop, model.config.sample_rate)
-        pcm = np.pad(pcm[:size], (0, max(0, size - len(pcm))))
-        yield engine.features(pcm)
+        yield engine.features(read_window(row, model.config))

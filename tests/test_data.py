@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from speechbrain_bifsmn.data import download, prepare
 from speechbrain_bifsmn.data.audio import DataError, read_audio, read_pcm
+from speechbrain_bifsmn.data.augment import ClipAugment
 from speechbrain_bifsmn.data.prepare import NOISE, prepare_speech_commands
 from speechbrain_bifsmn.data.protocols import (
     PROTOCOLS,
@@ -146,10 +148,12 @@ def test_gsc10_is_validated_on_words_it_never_trains_on(tmp_path):
 
 def test_own_words(tmp_path):
     root = make_archive(tmp_path, ("lamp", "off", "other"))
-    prepare_speech_commands(root, tmp_path / "closed", words=["off", "lamp"])
+    prepare_speech_commands(
+        root, tmp_path / "closed", "words", words=["off", "lamp"]
+    )
     assert (tmp_path / "closed/labels.txt").read_text() == "off\nlamp\n"
     words = [SILENCE, "off", UNKNOWN, "lamp"]
-    prepare_speech_commands(root, tmp_path / "open", words=words)
+    prepare_speech_commands(root, tmp_path / "open", "words", words=words)
     labels = (tmp_path / "open/labels.txt").read_text().split()
     assert labels == ["off", "lamp", UNKNOWN, SILENCE]
     assert words_of(read(tmp_path / "open")["train"], UNKNOWN) == {"other"}
@@ -205,6 +209,11 @@ def remove(*paths):
 BAD = "yes/00000000_nohash_9.wav"
 
 
+def own(*words):
+    """Arguments of an own task."""
+    return {"protocol": "words", "words": list(words)}
+
+
 @pytest.mark.parametrize(
     "change, arguments, message",
     [
@@ -212,9 +221,9 @@ BAD = "yes/00000000_nohash_9.wav"
         (None, {"data_folder": "data/yes"}, "none of GSC-10's words .*--words"),
         (None, {"protocol": "V3-12"}, "no protocol 'V3-12'; there are V1-12"),
         (None, {"protocol": "V1-12"}, "is v0.02 .* defined on v0.01"),
-        (None, {"words": ["yes"]}, "at least two different labels"),
-        (None, {"words": ["yes", "yes", "no"]}, "none of them twice"),
-        (None, {"words": ["yes", "lamp"]}, "folders that are not .*: lamp"),
+        (None, own("yes"), "at least two different labels"),
+        (None, own("yes", "yes", "no"), "none of them twice"),
+        (None, own("yes", "lamp"), "folders that are not .*: lamp"),
         (None, {"unknown_percentage": 95}, "stay below 100"),
         (None, {"testing_percentage": -1}, "neither may be negative"),
         (None, {"unknown_percentage": 0}, "train split has 9 .*10 labels"),
@@ -253,7 +262,7 @@ def test_errors_name_the_thing(
 def test_two_releases_need_a_choice(tmp_path):
     make_archive(tmp_path / "speech_commands_a", ("yes", "no"))
     make_archive(tmp_path / "speech_commands_b", ("yes", "no"))
-    arguments = {"save_folder": tmp_path / "s", "words": ["yes", "no"]}
+    arguments = {"save_folder": tmp_path / "s", **own("yes", "no")}
     with pytest.raises(DataError, match="_a and .*_b: say which"):
         prepare_speech_commands(tmp_path, **arguments)
     (tmp_path / "speech_commands_a").rename(tmp_path / "speech_commands_v0.02")
@@ -265,7 +274,7 @@ def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
     save = tmp_path / "save"
     calls = []
 
-    def interrupted(path):
+    def interrupted(path, rate):
         calls.append(path)
         if len(calls) == 5:
             raise KeyboardInterrupt
@@ -273,11 +282,11 @@ def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepare, "check_audio", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_speech_commands(root, save, words=["yes", "no"])
+        prepare_speech_commands(root, save, "words", words=["yes", "no"])
     assert not save.exists()
     monkeypatch.undo()
 
-    prepare_speech_commands(root, save, words=["yes", "no"])
+    prepare_speech_commands(root, save, "words", words=["yes", "no"])
     before = (save / "train.csv").read_bytes()
     replace = os.replace
 
@@ -288,10 +297,10 @@ def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
-        prepare_speech_commands(root, save, words=["no", "yes"])
+        prepare_speech_commands(root, save, "words", words=["no", "yes"])
     monkeypatch.undo()
     assert not (save / "prepare.json").exists()
-    prepare_speech_commands(root, save, words=["yes", "no"])
+    prepare_speech_commands(root, save, "words", words=["yes", "no"])
     assert (save / "train.csv").read_bytes() == before
 
 
@@ -301,12 +310,14 @@ def test_prepares_again_only_when_something_changed(tmp_path, monkeypatch):
     drawn = []
     measure = prepare._measure
     monkeypatch.setattr(
-        prepare, "_measure", lambda m: drawn.append(1) or measure(m)
+        prepare, "_measure", lambda *a: drawn.append(1) or measure(*a)
     )
 
     def again(**arguments):
         before = len(drawn)
-        prepare_speech_commands(root, save, words=["yes", "no"], **arguments)
+        prepare_speech_commands(
+            root, save, "words", words=["yes", "no"], **arguments
+        )
         return len(drawn) > before
 
     assert not again(skip_prep=True) and not save.exists()
@@ -411,7 +422,9 @@ def test_synthetic_speech(tmp_path):
         synthesize(tmp_path / "b", *arguments, seed=1)
 
     words = ["yes", "no", UNKNOWN, SILENCE]
-    prepare_speech_commands(tmp_path / "a", tmp_path / "save", words=words)
+    prepare_speech_commands(
+        tmp_path / "a", tmp_path / "save", "words", words=words
+    )
     rows = read(tmp_path / "save")
     voices = {speaker.id: speaker for speaker in make_speakers(10)}
     pairs = {}
@@ -447,3 +460,17 @@ def test_recipe_command(tmp_path, monkeypatch, capsys):
     make_archive(tmp_path / "data", ("yes", "no"))
     run("--data_folder", tmp_path / "data", "--words", "yes", "no")
     assert "yes                4       1       1" in capsys.readouterr().out
+
+
+def test_own_words_need_their_protocol(tmp_path):
+    root = make_archive(tmp_path, ("yes", "no"))
+    with pytest.raises(DataError, match="give --protocol=words too"):
+        prepare_speech_commands(root, tmp_path / "save", words=["yes", "no"])
+    with pytest.raises(DataError, match="must be a list"):
+        prepare_speech_commands(root, tmp_path / "save", "words", words="yes")
+
+
+def test_silent_noise_makes_no_nan():
+    clips = torch.zeros(8, 1600)
+    augment = ClipAugment(noise_probability=1.0)
+    assert torch.isfinite(augment(clips, torch.zeros(3200))).all()

@@ -28,13 +28,12 @@ def test_high_frequency_is_a_haar_transform_without_its_low_band(shape, levels):
 
 def by_hand(student, teacher, clips_apart):
     """HED of one layer, spelled out."""
-    high = high_frequency(teacher, 1)
-    enhanced = high / high.std() + teacher / teacher.std()
-    groups = zip(student, enhanced, strict=True)
-    if not clips_apart:
-        groups = [(student, enhanced)]
+    groups = [(student, teacher, high_frequency(teacher, 1))]
+    if clips_apart:
+        groups = zip(*groups[0], strict=True)
     losses = []
-    for s, t in groups:
+    for s, t, high in groups:
+        t = high / high.std() + t / t.std()
         s, t = s.square() / s.square().norm(), t.square() / t.square().norm()
         losses.append((s - t).norm())
     return torch.stack(losses).mean()
@@ -43,7 +42,9 @@ def by_hand(student, teacher, clips_apart):
 @pytest.mark.parametrize("norm", ["utterance", "batch"])
 def test_hed_is_its_formula_and_picks_the_teacher_layers(norm):
     torch.manual_seed(0)
-    teacher = [torch.randn(3, 8, 6) for _ in range(8)]
+    # Clips of different loudness, so that it matters whose std divides them.
+    levels = torch.tensor([0.1, 1.0, 10.0]).reshape(3, 1, 1)
+    teacher = [levels * torch.randn(3, 8, 6) for _ in range(8)]
     student = [torch.randn(3, 8, 6, requires_grad=True) for _ in range(2)]
     hed = HED(weight=0.5, levels=1, norm=norm)
     loss = hed(None, student, hed.targets(None, teacher))
@@ -62,16 +63,25 @@ def test_hed_survives_silence():
     assert loss == 0 and torch.isfinite(features[0].grad).all()
 
 
-def test_utterance_norms_do_not_couple_clips():
+@pytest.mark.parametrize("norm", ["utterance", "batch"])
+def test_only_batch_norms_couple_clips(norm):
     torch.manual_seed(0)
-    hed = HED()
-    targets = hed.targets(None, [torch.randn(2, 8, 6)])
-    features = torch.randn(2, 8, 6, requires_grad=True)
-    hed(None, [features[:1]], [targets[0][:1]]).backward()
-    alone = features.grad[0].clone()
-    features.grad = None
-    hed(None, [features], targets).backward()
-    assert torch.allclose(features.grad[0], alone / 2, atol=1e-7)
+    hed = HED(norm=norm)
+    teacher = torch.randn(2, 8, 6) * torch.tensor([1.0, 5.0])[:, None, None]
+    student = torch.randn(2, 8, 6)
+
+    def first_clip(clips):
+        """Its target and twice the gradient of its share, among these."""
+        features = student[:clips].clone().requires_grad_()
+        targets = hed.targets(None, [teacher[:clips]])
+        hed(None, [features], targets).backward()
+        target = targets[0].reshape(clips, -1)[0]
+        return torch.stack([target, clips * features.grad[0].ravel()])
+
+    apart = torch.allclose(first_clip(1), first_clip(2), atol=1e-7)
+    assert apart == (norm == "utterance")
+    target_apart = torch.allclose(first_clip(1)[0], first_clip(2)[0])
+    assert target_apart == (norm == "utterance")
 
 
 def test_logit_distillation_is_kl_times_squared_temperature():

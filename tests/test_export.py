@@ -1,9 +1,18 @@
 """What is exported is what was trained, bit for bit on every engine."""
 
+import csv
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
+from speechbrain_bifsmn.brain import load_teacher
+from speechbrain_bifsmn.data.manifest import read_labels
+from speechbrain_bifsmn.export import folder as export_module
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
 from speechbrain_bifsmn.export.file import (
     Model,
@@ -16,8 +25,15 @@ from speechbrain_bifsmn.export.fold import (
     fold_bits,
     fold_integer,
 )
+from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
 from speechbrain_bifsmn.export.reference import TorchEngine
+from speechbrain_bifsmn.hyperparameters import network_yaml
+from speechbrain_bifsmn.inference import (
+    KeywordSpotter,
+    load_weights,
+    save_trained,
+)
 from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine
 from speechbrain_bifsmn.lobes.features import LogMel
@@ -235,3 +251,201 @@ def test_front_ends_agree_to_one_step(network):
             difference = np.abs(engine.features(pcm) - steps)
             assert difference.max() <= 1
             assert (difference > 0).mean() < 0.01
+
+
+YAML = Path(__file__).parents[1] / "hparams/bifsmn.yaml"
+OVERRIDES = """
+data_folder: none
+classes: 4
+n_mels: 20
+n_fft: 1024
+win_length: 800
+conv_channels: [4, 6]
+channels: 24
+expansion: 32
+layers: 2
+depths: [2, 1]
+"""
+
+
+def write_manifest(path, clips, label=None):
+    rows = [
+        {"ID": i, "wav": clip, "start": 0, "stop": 16000}
+        | {"label": label or clip.parent.name, "duration": 1.0}
+        for i, clip in enumerate(clips)
+    ]
+    with open(path, "w", newline="") as f:
+        writer = csv.DictWriter(f, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def trained(tmp_path, archive):
+    """A trained folder, but for the training, and its test manifest."""
+    clips = sorted(archive.glob("[a-z]*/*.wav"))[::12]
+    manifest = write_manifest(tmp_path / "test.csv", clips)
+    torch.manual_seed(0)
+    model = load_hyperpyyaml(network_yaml(YAML, OVERRIDES))["model"]
+    folder = tmp_path / "model"
+    facts = {"test_manifest": str(manifest)}
+    save_trained(folder, YAML, OVERRIDES, model, LABELS, facts)
+    return folder
+
+
+def test_a_folder_is_exported_with_every_clip_measured(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export_module, "PARITY_CLIPS", 5)
+    report = export_folder(trained, tmp_path / "out")
+    # Four golden clips, and every second of the ten in the manifest.
+    assert report["parity"]["clips"] == 4 + 5
+    assert report["parity"]["stages"] == 9 * 2 * 3 + 9 * (2 + 1) * 3 + 9 * 2
+    assert report["accuracy"].keys() == {"2", "1"}
+    assert (tmp_path / "out/model.bifsmn").stat().st_size == report["bytes"]
+
+
+def test_labels_that_do_not_fit_are_named_before_anything_is_written(
+    trained, tmp_path, archive
+):
+    out, labels = tmp_path / "out", trained / "labels.txt"
+    for text, message in [
+        ("lwo\nmiddle\nhigh\n_silence_\n", "label 'low', the network only lwo"),
+        ("low\nlow\nhigh\n_silence_\n", "label 'low' in line 2"),
+        ("low\n\nhigh\n_silence_\n", "label '' in line 2"),
+        ("low\nhigh\n", "2 labels for 4 classes"),
+    ]:
+        labels.write_text(text)
+        with pytest.raises(ExportError, match=message):
+            export_folder(trained, out)
+    labels.write_text("\n".join(LABELS))
+    clips = sorted(archive.glob("low/*.wav"))[:2]
+    other = write_manifest(tmp_path / "other.csv", clips, "cat")
+    with pytest.raises(ExportError, match="other.csv has the label 'cat'"):
+        export_folder(trained, out, other)
+    other.write_text("ID,wav\n1,2\n")
+    with pytest.raises(ExportError, match="no column label, start, stop"):
+        export_folder(trained, out, other)
+    assert not out.exists()
+
+
+def test_a_failing_measurement_leaves_nothing(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ExportError("no")
+
+    monkeypatch.setattr(export_module, "compare_accuracy", fail)
+    with pytest.raises(ExportError):
+        export_folder(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_a_manifest_that_was_asked_for_must_be_there(
+    trained, tmp_path, caplog
+):
+    out, none = tmp_path / "out", tmp_path / "none.csv"
+    with pytest.raises(FileNotFoundError, match="no manifest .*none.csv"):
+        export_folder(trained, out, none)
+    manifest = tmp_path / "test.csv"
+    write_manifest(manifest, [tmp_path / "gone.wav"], "low")
+    with pytest.raises(ValueError, match="gone.wav"):
+        export_folder(trained, out, manifest)
+    assert not out.exists()
+    report = export_folder(trained, out)
+    assert "accuracy" not in report and "gone.wav" in caplog.text
+    manifest.unlink()
+    assert "accuracy" not in export_folder(trained, out)
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def one_line_about(name, call, *args):
+    with pytest.raises(ValueError, match=name) as error:
+        call(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("cut", "damaged"),
+        ("empty", "damaged"),
+        ("text", "damaged"),
+        ("pickled code", "holds more than weights"),
+        ("list", "another network"),
+        ("smaller network", "another network"),
+        ("network with other layers", "another network"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_one_line(
+    damage, message, trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = trained / "model.ckpt"
+    network = KeywordSpotter.from_hparams(trained).hparams.model
+    state, data = network.state_dict(), path.read_bytes()
+    if damage in ("cut", "empty", "text"):
+        size = {"cut": len(data) // 2, "empty": 0, "text": 0}[damage]
+        path.write_bytes(data[:size] + b"no weights" * (damage == "text"))
+    else:
+        other = {
+            "pickled code": {"weight": Malice()},
+            "list": [1, 2],
+            "smaller network": {k: v[:1] for k, v in state.items() if v.dim()},
+            "network with other layers": dict(list(state.items())[1:]),
+        }
+        torch.save(other[damage], path)
+    for call, *args in [
+        (load_weights, path, network),
+        (load_teacher, network, path),
+        (KeywordSpotter.from_hparams, trained),
+    ]:
+        assert message in one_line_about("model.ckpt", call, *args)
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("channels:", "chanels:", "chanels"),
+        ("modules:", "moduls:", "no key 'modules'"),
+        ("sample_rate: 16000", "sample_rate: [", ""),
+        ("lobes.bifsmn.BiFSMN", "lobes.bifsmn.NoSuch", "NoSuch"),
+        ("samples: 16000", "", "samples"),
+    ],
+)
+def test_a_damaged_yaml_is_one_line(right, wrong, message, trained):
+    path = trained / "hyperparams.yaml"
+    text = path.read_text()
+    assert right in text
+    path.write_text(text.replace(right, wrong))
+    spoken = one_line_about(
+        "hyperparams.yaml", KeywordSpotter.from_hparams, trained
+    )
+    assert message in spoken
+
+
+def test_labels_may_have_spaces_and_accents(trained, tmp_path):
+    labels = ["turn on", "arrête", "高い", "_silence_"]
+    text = "\n".join(labels) + "\n"
+    (trained / "labels.txt").write_text(text, encoding="utf-8")
+    assert read_labels(trained / "labels.txt") == labels
+    assert KeywordSpotter.from_hparams(trained).labels == labels
+    facts = json.loads((trained / "training.json").read_text())
+    Path(facts["test_manifest"]).unlink()
+    export_folder(trained, tmp_path / "out")
+    data = (tmp_path / "out/model.bifsmn").read_bytes()
+    assert NumbaEngine(data).model.labels == labels
+    assert NativeEngine(data).labels == labels
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c", "d\0"]])
+def test_labels_that_no_reader_accepts_are_not_written(labels, network):
+    model = folded(network)
+    model.labels = labels
+    with pytest.raises(ModelFileError, match="label"):
+        model.to_bytes()

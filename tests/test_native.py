@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechbrain_bifsmn.export.file import ModelFileError
+from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from tests import reference
 from tests.random_model import random_model
@@ -280,40 +280,113 @@ def damaged(*edits, **changes):
 
 
 CONF = {name: i for i, name in enumerate(make().config.__dict__)}
+# What is wrong, and what the readers in C and in Python say of it.
 DAMAGE = {
-    "empty": (b"", "not a BiFSMN"),
-    "magic": (damaged((None, 7, "<B", 0)), "not a BiFSMN"),
-    "major version": (damaged((None, 8, "<H", 2)), "major format version"),
-    "truncated": (damaged()[:-1], "truncated"),
-    "padded": (damaged() + b"\0", "truncated or padded"),
-    "altered": (damaged()[:-1] + b"\xff", "checksum"),
-    "count": (damaged((None, 20, "<I", 2**28)), "section table"),
-    "outside": (damaged(("table C2.W", 8, "<I", 2**31)), "section table"),
-    "too long": (damaged(("table HD.A", 12, "<I", 2**32 - 1)), "table"),
-    "unaligned": (damaged(("table FRNT", 8, "<I", 1001)), "section table"),
-    "overlap": (damaged(("table META", 12, "<I", 4000)), "section table"),
-    "missing": (damaged(("table FC.S", 0, "4s", b"NEW!")), "missing"),
-    "twice": (damaged(("table FC.S", 0, "4s", b"FC.A")), "there twice"),
-    "dtype": (damaged(("table C1.T", 4, "<B", 4)), "wrong type or size"),
-    "unknown dtype": (damaged(("table C1.T", 4, "<B", 77)), "wrong type"),
-    "shape": (damaged(("CONF", 4 * CONF["expansion"], "<I", 65)), "or size"),
-    "depth 0": (damaged(("DPTH", 8, "<I", 0)), "depths"),
-    "too deep": (damaged(("DPTH", 0, "<I", 4)), "depths"),
-    "depth twice": (damaged(("DPTH", 4, "<I", 3)), "depths"),
-    "labels": (damaged(("LABL", 3, "<B", 0)), "label"),
-    "open label": (damaged(("LABL", 23, "<B", 65)), "label"),
-    "nan": (damaged(("FC.S", 0, "<f", np.nan)), "not finite"),
-    "infinite": (damaged(("P2.A", 4, "<e", np.inf)), "not finite"),
-    "edges": (damaged(("MELS", 4, "<f", 1e6)), "out of order"),
-    "floor": (damaged(("FRNT", 0, "<f", 0)), "not finite or out of order"),
-    "bits beyond a row": (damaged(("FC.W", 15, "<B", 128)), "out of order"),
+    "empty": (b"", "not a BiFSMN", "not a BiFSMN"),
+    "magic": (damaged((None, 7, "<B", 0)), "not a BiFSMN", "not a BiFSMN"),
+    "major version": (
+        damaged((None, 8, "<H", 2)),
+        "major format version",
+        "format version 2.0",
+    ),
+    "truncated": (damaged()[:-1], "truncated", "truncated"),
+    "padded": (damaged() + b"\0", "truncated or padded", "truncated or padded"),
+    "altered": (damaged()[:-1] + b"\xff", "checksum", "checksum"),
+    "count": (
+        damaged((None, 20, "<I", 2**28)),
+        "section table",
+        "table runs past",
+    ),
+    "outside": (
+        damaged(("table C2.W", 8, "<I", 2**31)),
+        "section table",
+        "C2.W lies outside",
+    ),
+    "too long": (
+        damaged(("table HD.A", 12, "<I", 2**32 - 1)),
+        "table",
+        "HD.A lies outside",
+    ),
+    "unaligned": (
+        damaged(("table FRNT", 8, "<I", 1001)),
+        "section table",
+        "FRNT does not start",
+    ),
+    "overlap": (
+        damaged(("table META", 12, "<I", 4000)),
+        "section table",
+        "overlaps",
+    ),
+    "missing": (
+        damaged(("table FC.S", 0, "4s", b"NEW!")),
+        "missing",
+        "no section FC.S",
+    ),
+    "twice": (
+        damaged(("table FC.S", 0, "4s", b"FC.A")),
+        "there twice",
+        "FC.A is there twice",
+    ),
+    "dtype": (
+        damaged(("table C1.T", 4, "<B", 4)),
+        "wrong type or size",
+        "C1.T has dtype 4",
+    ),
+    "unknown dtype": (
+        damaged(("table C1.T", 4, "<B", 77)),
+        "wrong type",
+        "C1.T has dtype 77",
+    ),
+    "shape": (
+        damaged(("CONF", 4 * CONF["expansion"], "<I", 65)),
+        "or size",
+        "P1.W should be",
+    ),
+    "depth 0": (damaged(("DPTH", 8, "<I", 0)), "depths", "depths"),
+    "too deep": (damaged(("DPTH", 0, "<I", 4)), "depths", "depths"),
+    "depth twice": (damaged(("DPTH", 4, "<I", 3)), "depths", "depths"),
+    "labels": (
+        damaged(("LABL", 3, "<B", 0)),
+        "label",
+        "4 classes but 5 labels",
+    ),
+    "open label": (
+        damaged(("LABL", 23, "<B", 65)),
+        "label",
+        "last label has no end",
+    ),
+    "nan": (
+        damaged(("FC.S", 0, "<f", np.nan)),
+        "not finite",
+        "FC.S has non-finite",
+    ),
+    "infinite": (
+        damaged(("P2.A", 4, "<e", np.inf)),
+        "not finite",
+        "P2.A has non-finite",
+    ),
+    "edges": (damaged(("MELS", 4, "<f", 1e6)), "out of order", "rise strictly"),
+    "floor": (
+        damaged(("FRNT", 0, "<f", 0)),
+        "not finite or out of order",
+        "must be positive",
+    ),
+    "bits beyond a row": (
+        damaged(("FC.W", 15, "<B", 128)),
+        "out of order",
+        "FC.W has bits beyond",
+    ),
     **{
         f"{name} {value}": (
             damaged(("CONF", 4 * CONF[name], "<I", value)),
             "CONF",
+            f"section CONF: .*{name}",
         )
         for name, value in {
+            "sample_rate": 2**24 + 1,
             "samples": 0,
+            "hop_length": 0,
+            "conv1_channels": 4000,
             "n_fft": 63,
             "win_length": 65,
             "kernel": 4,
@@ -331,9 +404,28 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_refused_by_name(damage):
-    data, message = DAMAGE[damage]
-    with pytest.raises(ModelFileError, match=message):
+    data, native, python = DAMAGE[damage]
+    with pytest.raises(ModelFileError, match=native):
         NativeEngine(data)
+    with pytest.raises(ModelFileError, match=python) as error:
+        Model.from_bytes(data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "message"),
+    [
+        ("LABL", b"\xff", "LABL is not UTF-8"),
+        ("META", b"\xff", "META is not UTF-8"),
+        ("META", b"licence", "META is not JSON"),
+        ("META", b"[]".ljust(25), "META is not a JSON object"),
+    ],
+)
+def test_text_is_read_in_python(tag, text, message):
+    """C hands text on as it is."""
+    data = damaged((tag, 0, f"{len(text)}s", text))
+    with pytest.raises(ModelFileError, match=message):
+        Model.from_bytes(data)
 
 
 def test_later_minor_version_may_add_sections():
@@ -349,6 +441,7 @@ def test_later_minor_version_may_add_sections():
     rest = struct.pack("<I", count + 1) + table + body
     head = struct.pack("<8sHHII", b"BiFSMN\r\n", 1, 7, size, zlib.crc32(rest))
     NativeEngine(head + rest)
+    assert Model.from_bytes(head + rest).labels == make().labels
 
 
 def test_workspace_too_small():

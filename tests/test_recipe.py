@@ -242,7 +242,7 @@ def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
         "--device=cpu",
         "--debug",
     )
-    assert state(tmp_path / "words/bifsmn/1")
+    assert state(tmp_path / "words/bifsmn/1/debug")
     assert not (tmp_path / "words/features").exists()
 
 
@@ -331,6 +331,63 @@ def test_wrong_settings_are_named(archive, tmp_path):
             "--distillation=[]",
             "--start_from_teacher=False",
         )
+
+
+def test_wrong_values_are_named_before_any_work(archive, tmp_path):
+    for option, words in [
+        ("--lr=fast", "lr is a number, not 'fast'"),
+        ("--depth_weights=1.0", "depth_weights is a list"),
+        ("--cache_features=3", "cache_features is True or False"),
+        ("--feature_step=0", "feature_step must be positive"),
+        ("--frames=40", "are 32 frames: pass --frames=32"),
+        ("--train_dataloader_opts={batch: 3}", "'batch'"),
+        ("--words=low", "words"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            train("dfsmn.yaml", archive, tmp_path, option)
+    assert not any(tmp_path.rglob("*.csv"))
+
+
+def test_a_missing_key_is_named(tmp_path):
+    text = (REPO / "hparams/dfsmn.yaml").read_text()
+    path = tmp_path / "short.yaml"
+    path.write_text(text.replace("licence: Apache-2.0", ""))
+    with pytest.raises(ValueError, match="'licence' is missing"):
+        load_train().main([str(path), "--data_folder=x"])
+
+
+def test_a_run_is_not_resumed_under_other_settings(results, archive):
+    folder = results.parent
+    before = (results / "dfsmn/1/results.json").read_text()
+    with pytest.raises(ValueError, match="lr 0.002, now it is 0.5"):
+        train("dfsmn.yaml", archive, folder, "--number_of_epochs=4", "--lr=0.5")
+    with pytest.raises(ValueError, match="no checkpoint to test"):
+        train(
+            "dfsmn.yaml",
+            archive,
+            folder,
+            "--test_only",
+            f"--output_folder={folder / 'new'}",
+        )
+    assert (results / "dfsmn/1/results.json").read_text() == before
+
+
+def test_a_trial_run_leaves_the_real_one_alone(results, archive):
+    run = results / "dfsmn/1"
+    files = [p for p in run.rglob("*") if p.suffix in (".ckpt", ".json")]
+    before = {p: p.read_bytes() for p in files}
+    options = "--number_of_epochs=4", "--debug"
+    train("dfsmn.yaml", archive, results.parent, *options)
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def test_without_matplotlib_nothing_but_pictures_is_missing(
+    results, archive, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    train("dfsmn.yaml", archive, tmp_path, "--number_of_epochs=1")
+    assert state(tmp_path / "words/dfsmn/1")
+    assert "pip install matplotlib" in capsys.readouterr().out
 
 
 def one_line(command):

@@ -27,7 +27,7 @@ from speechbrain_bifsmn.data.synthesis import synthesize
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
-from speechbrain_bifsmn.spotting import Spotter, clip_features
+from speechbrain_bifsmn.spotting import Spotter, read_window
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE.parents[1] / "hparams"
@@ -135,7 +135,11 @@ def main(arguments):
             print(f"synthesizing speech to {data}", flush=True)
             synthesize(data, KEYWORDS, OTHERS, speakers=300, clips_per_word=400)
 
-    shared = [f"--data_folder={data}", f"--results_folder={output}"]
+    # Quoted, since what follows = is YAML, where " #" begins a comment.
+    shared = [
+        f"--data_folder={json.dumps(str(data))}",
+        f"--results_folder={json.dumps(str(output))}",
+    ]
     shared += settings["both"]
     if not sys.stderr.isatty():
         shared.append("--noprogressbar")
@@ -149,9 +153,12 @@ def main(arguments):
     spotter = KeywordSpotter.from_hparams(student)
     listener = Spotter(exported["file"])
     rows = read_manifest(prepared / "test.csv")[:200]
-    begin = time.perf_counter()
-    features = list(clip_features(listener.engine, listener.model, rows))
-    features_us = 1e6 * (time.perf_counter() - begin) / len(rows)
+    features, front_end = [], []
+    for row in rows:
+        pcm = read_window(row, listener.model.config)
+        begin = time.perf_counter()
+        features.append(listener.engine.features(pcm))
+        front_end.append(time.perf_counter() - begin)
     times = time_networks(spotter, listener, features)
     in_c = evaluate_file(exported["file"], prepared)
     graph = json.loads((student / "results.json").read_text())["depths"]
@@ -171,7 +178,7 @@ def main(arguments):
             }
             for depth in graph
         },
-        "features_us": features_us,
+        "features_us": 1e6 * statistics.median(front_end),
         "bytes": {
             "fp32": sum(
                 4 * w.numel() for w in weights if w.is_floating_point()

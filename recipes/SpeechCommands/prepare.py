@@ -85,7 +85,10 @@ def parse_arguments():
         action="store_true",
         help="fetch what is missing (v0.02: 2.4 GB)",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.words:
+        arguments.protocol = "words"
+    return arguments
 
 
 def main():

@@ -27,8 +27,14 @@ from speechbrain_bifsmn.data.features import (
     read_clip,
     read_noise,
 )
+from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.data.prepare import prepare_speech_commands
-from speechbrain_bifsmn.hyperparameters import load_hyperparameters
+from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.hyperparameters import (
+    check_same_run,
+    load_hyperparameters,
+    settings,
+)
 from speechbrain_bifsmn.inference import save_trained
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 
@@ -40,7 +46,17 @@ PREPARE_KEYS = {
     "silence_percentage",
     "download",
     "skip_prep",
+    "sample_rate",
 }
+# Of a training YAML, what the exported file tells.
+FACTS = (
+    "licence",
+    "protocol",
+    "words",
+    "unknown_percentage",
+    "silence_percentage",
+    "seed",
+)
 KEYS = {
     *BRAIN_KEYS,
     *PREPARE_KEYS,
@@ -49,8 +65,10 @@ KEYS = {
     "classes",
     "feature_copies",
     "feature_step",
-    "licence",
     "features_folder",
+    "frames",
+    "hop_length",
+    "licence",
     "model",
     "modules",
     "opt_class",
@@ -63,6 +81,34 @@ KEYS = {
 }
 
 
+OPTIONAL = {"start_from_teacher", "teacher", "teacher_folder"}
+# A run may be resumed with others of these.
+FREE = {
+    "data_folder",
+    "download",
+    "features_folder",
+    "licence",
+    "num_workers",
+    "number_of_epochs",
+    "output_folder",
+    "prepared_folder",
+    "results_folder",
+    "save_folder",
+    "skip_prep",
+    "teacher_folder",
+    "train_log",
+    "valid_batch_size",
+}
+POSITIVE = (
+    "classes",
+    "feature_copies",
+    "feature_step",
+    "number_of_epochs",
+    "sample_rate",
+    "samples",
+)
+
+
 def dataio_prepare(hparams, noise):
     """The three datasets, with items id, target and feats or sig.
 
@@ -73,7 +119,7 @@ def dataio_prepare(hparams, noise):
         Class names, by index.
     """
     folder = Path(hparams["prepared_folder"])
-    labels = (folder / "labels.txt").read_text().split()
+    labels = read_labels(folder / "labels.txt")
     if len(labels) != hparams["classes"]:
         raise ValueError(
             f"{hparams['protocol']} has {len(labels)} classes "
@@ -136,7 +182,11 @@ def main(arguments):
     """Prepare, train, evaluate, and save the trained folder."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hyperparameters(hparams_file, overrides, KEYS)
+    hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
+    check(hparams)
+    if run_opts["debug"] or run_opts["debug_persistently"]:
+        # A trial run leaves a real one alone.
+        hparams["output_folder"] += "/debug"
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, overrides
     )
@@ -147,10 +197,16 @@ def main(arguments):
             **{key: hparams[key] for key in PREPARE_KEYS},
         },
     )
-    train_csv = Path(hparams["prepared_folder"]) / "train.csv"
+    prepared = Path(hparams["prepared_folder"])
+    sealed = json.loads((prepared / "prepare.json").read_text())
+    now = {**settings(hparams_file, overrides), "manifests": sealed["sha256"]}
+    resuming = bool(hparams["checkpointer"].list_checkpoints())
+    run_on_main(
+        check_same_run, args=[hparams["output_folder"], now, FREE, resuming]
+    )
     noise = None
     if hparams["wav_augment"] is not None:
-        noise = read_noise(train_csv, hparams["sample_rate"])
+        noise = read_noise(prepared / "train.csv", hparams["sample_rate"])
     datasets, labels = dataio_prepare(hparams, noise)
 
     teacher = None
@@ -170,6 +226,11 @@ def main(arguments):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if run_opts["test_only"] and not resuming:
+        raise ValueError(
+            f"{hparams['output_folder']} has no checkpoint to test: train "
+            "first, without --test_only"
+        )
     brain.fit(
         hparams["epoch_counter"],
         datasets["train"],
@@ -185,57 +246,78 @@ def main(arguments):
     run_on_main(report, args=[brain, hparams, hparams_file, overrides, labels])
 
 
+def check(hparams):
+    """Find wrong settings before any work is done."""
+    for key in POSITIVE:
+        if hparams[key] <= 0:
+            raise ValueError(f"--{key} must be positive, not {hparams[key]}")
+    frames = -(-hparams["samples"] // hparams["hop_length"])
+    if hparams["frames"] != frames:
+        raise ValueError(
+            f"{hparams['samples']} samples with a hop_length of "
+            f"{hparams['hop_length']} are {frames} frames: pass "
+            f"--frames={frames}"
+        )
+    try:
+        hparams["opt_class"]([torch.zeros(1, requires_grad=True)])
+        for key in ("train_dataloader_opts", "valid_dataloader_opts"):
+            torch.utils.data.DataLoader([0], **hparams[key])
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
 def report(brain, hparams, hparams_file, overrides, labels):
     """Write the trained folder, results.json and the pictures."""
     output = Path(hparams["output_folder"])
-    prepared = json.loads(
-        (Path(hparams["prepared_folder"]) / "prepare.json").read_text()
-    )
-    results = {
-        "protocol": hparams["protocol"],
-        "seed": hparams["seed"],
-        "epochs": hparams["epoch_counter"].current,
-        "test": prepared["asked"]["test"],
-        "depths": brain.results(),
-    }
-    (output / "results.json").write_text(json.dumps(results, indent=1))
-    history = json.loads((output / "history.json").read_text())
-    plot_curves(history, output / "curves.png")
-    first = str(brain.depths[0])
-    plot_confusion(
-        labels,
-        results["depths"][first]["confusion"],
-        f"{hparams['protocol']} test clips, depth {first}, %",
-        output / "confusion.png",
-    )
+    prepared = Path(hparams["prepared_folder"]).resolve()
+    asked = json.loads((prepared / "prepare.json").read_text())["asked"]
     facts = {
-        "licence": hparams["licence"],
-        "protocol": hparams["protocol"],
-        "seed": hparams["seed"],
+        **{key: hparams[key] for key in FACTS},
         "epochs": hparams["number_of_epochs"],
-        "data": prepared["asked"]["data"],
-        "test_manifest": str(
-            Path(hparams["prepared_folder"]).resolve() / "test.csv"
-        ),
-        "test_accuracy": {
-            depth: row["accuracy"] for depth, row in results["depths"].items()
-        },
+        "best_epoch": hparams["epoch_counter"].current,
     }
+    depths = brain.results()
+    accuracy = {depth: row["accuracy"] for depth, row in depths.items()}
     save_trained(
         output / "model",
         hparams_file,
         overrides,
         hparams["model"],
         labels,
-        facts,
+        {
+            **facts,
+            "test_accuracy": accuracy,
+            "data": asked["data"],
+            "test_manifest": str(prepared / "test.csv"),
+        },
     )
-    for depth, row in results["depths"].items():
-        print(f"depth {depth}: {row['accuracy']:.2f} % of the test clips")
+    results = {**facts, "test": asked["test"], "depths": depths}
+    with whole_file(output / "results.json") as part:
+        part.write_text(json.dumps(results, indent=1))
+    for depth, value in accuracy.items():
+        print(f"depth {depth}: {value:.2f} % of the test clips")
     print(f"trained folder: {output / 'model'}")
+    try:
+        draw(output, labels, results)
+    except ImportError:
+        print("no pictures: pip install matplotlib draws them")
+
+
+def draw(output, labels, results):
+    """Training curves and the confusion matrix of the deepest network."""
+    history = json.loads((output / "history.json").read_text())
+    plot_curves(history, output / "curves.png")
+    depth, row = next(iter(results["depths"].items()))
+    plot_confusion(
+        labels,
+        row["confusion"],
+        f"{results['protocol']} test clips, depth {depth}, %",
+        output / "confusion.png",
+    )
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

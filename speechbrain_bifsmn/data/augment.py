@@ -66,10 +66,10 @@ class ClipAugment:
         cuts = noise[index].to(wavs)
         middle = (self.snr_low + self.snr_high) / 2
         snr = middle + _uniform(batch, self.snr_high - middle, wavs)
+        # Digital silence, of either, has no level to be relative to.
         noisy = torchaudio.functional.add_noise(
-            # Digital silence has no level to be relative to.
             wavs + 1e-4 * torch.randn_like(wavs),
-            cuts,
+            cuts + 1e-4 * torch.randn_like(cuts),
             snr[:, 0],
         )
         chosen = torch.rand(batch, 1) < self.noise_probability

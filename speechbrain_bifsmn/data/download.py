@@ -39,7 +39,7 @@ def download(name, folder):
     """Fetch an archive, check it and unpack it.
 
     An archive that already lies in the folder, put there by hand for example,
-    is checked and used. Nothing incomplete ever bears the final name.
+    is checked, used and kept. Nothing incomplete ever bears the final name.
 
     Arguments
     ---------
@@ -64,7 +64,8 @@ def download(name, folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
     archive = Path(folder) / f"{name}.tar.gz"
     url = f"{URL}/{archive.name}"
-    if archive.is_file():
+    by_hand = archive.is_file()
+    if by_hand:
         if _sha256(archive) != ARCHIVES[name]:
             raise DataError(
                 f"{archive}: not the published archive (its SHA-256 differs): "
@@ -84,7 +85,8 @@ def download(name, folder):
                 f"differs); try again"
             ) from None
     unpack(archive, target)
-    archive.unlink()
+    if not by_hand:
+        archive.unlink()
     return target
 
 

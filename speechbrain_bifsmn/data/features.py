@@ -6,6 +6,7 @@ cached epoch costs no FFT: two cores are enough to train.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +150,14 @@ class CachedFeatures:
             if isinstance(value, int | float) and not name.startswith("_")
         }
         del front_end["training"]
+        files = sorted({row["wav"] for row in self.rows})
         facts = {
             "rows": self.rows,
-            "front_end": front_end,
+            "files": [
+                (status.st_size, status.st_mtime_ns)
+                for status in map(os.stat, files)
+            ],
+            "front_end": (str(type(self.log_mel)), front_end),
             "samples": self.samples,
             "step": self.step,
             "copies": self.copies,
@@ -172,6 +178,8 @@ class CachedFeatures:
                 torch.manual_seed(self.seed)
                 self._fill(out, path.stem)
             out.flush()
+            # Windows renames no file that is still mapped.
+            del out
 
     def _fill(self, out, name):
         log_mel = self.log_mel.cpu()

@@ -1,6 +1,7 @@
-"""Manifests: which clips a split has, one CSV row each."""
+"""Manifests: which clips a split has, one CSV row each, and the labels."""
 
 import csv
+from pathlib import Path
 
 
 def read_manifest(path):
@@ -19,3 +20,18 @@ def read_manifest(path):
     """
     with open(path, newline="", encoding="utf-8") as f:
         return list(csv.DictReader(f))
+
+
+def read_labels(path):
+    """Class names, by index.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``labels.txt``: UTF-8, one label a line.
+
+    Returns
+    -------
+    list of str
+    """
+    return Path(path).read_text(encoding="utf-8").splitlines()

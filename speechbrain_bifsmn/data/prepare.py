@@ -59,6 +59,7 @@ def prepare_speech_commands(
     test_folder=None,
     download=False,
     skip_prep=False,
+    sample_rate=SAMPLE_RATE,
 ):
     """Write the manifests of a protocol.
 
@@ -94,6 +95,8 @@ def prepare_speech_commands(
         Whether to fetch what is missing.
     skip_prep : bool
         Whether to do nothing at all.
+    sample_rate : int
+        The rate that the clips must have, in Hz.
 
     Raises
     ------
@@ -122,6 +125,14 @@ def prepare_speech_commands(
     if test_root:
         official = {x: _scan(test_root / x) for x in protocol.labels}
 
+    shares = validation_percentage, testing_percentage
+    if test_root and not lists and shares != (10, 10):
+        raise DataError(
+            f"{test_root}: the official test archive belongs to 10 and 10 "
+            "percent of the speakers; leave --validation_percentage and "
+            "--testing_percentage out"
+        )
+
     asked = {
         "version": __version__,
         "protocol": asdict(protocol),
@@ -131,6 +142,7 @@ def prepare_speech_commands(
         "silence_percentage": silence_percentage,
         "validation_percentage": validation_percentage,
         "testing_percentage": testing_percentage,
+        "sample_rate": sample_rate,
         "listing_sha256": _sha256(json.dumps([stock, lists, official])),
     }
     # Tuples become lists, as they are in the file that it is compared with.
@@ -148,8 +160,11 @@ def prepare_speech_commands(
             "it with --download",
             protocol.name,
         )
+    noises = {}
+    if protocol.silence:
+        noises = _noises(root, stock.get(NOISE, {}), sample_rate)
     manifests = _draw(
-        protocol, root, parts, stock, unknown_percentage, silence_percentage
+        protocol, root, parts, noises, unknown_percentage, silence_percentage
     )
     if test_root:
         manifests["test"] = [
@@ -161,7 +176,8 @@ def prepare_speech_commands(
         split: _count(split, clips, protocol)
         for split, clips in manifests.items()
     }
-    _write(save_folder, _measure(manifests), protocol, asked, counts)
+    manifests = _measure(manifests, sample_rate)
+    _write(save_folder, manifests, protocol, asked, counts)
 
 
 def _check_shares(first, second, first_name, second_name):
@@ -301,11 +317,10 @@ def _check_words(parts, protocol, root):
             )
 
 
-def _draw(protocol, root, parts, stock, unknown_percentage, silence_percentage):
-    """The clips of each split, {split: [Clip]}."""
-    noises = _noises(root, stock.get(NOISE, {})) if protocol.silence else {}
-    unknown = unknown_percentage * protocol.unknown
-    silence = silence_percentage * protocol.silence
+def _draw(protocol, root, parts, noises, unknown, silence):
+    """The clips of each split, {split: [Clip]}; shares in percent."""
+    unknown *= protocol.unknown
+    silence *= protocol.silence
     manifests = {}
     for split in SPLITS:
         clips = [
@@ -339,24 +354,26 @@ def _clip(root, word, name, prefix=""):
     return Clip(f"{prefix}{word}/{stem}", str(root / word / name), word)
 
 
-def _noises(root, names):
-    """Lengths of the noise recordings, in whole seconds, by path."""
+def _noises(root, names, rate):
+    """Sample rate and whole seconds of the noise recordings, by path."""
     paths = [root / NOISE / name for name in names]
-    seconds = {str(path): check_audio(path) // SAMPLE_RATE for path in paths}
-    seconds = {path: n for path, n in seconds.items() if n >= len(SPLITS)}
-    if not seconds:
+    noises = {
+        str(path): (rate, check_audio(path, rate) // rate) for path in paths
+    }
+    noises = {path: n for path, n in noises.items() if n[1] >= len(SPLITS)}
+    if not noises:
         raise DataError(
             f"{root / NOISE}: silence needs noise recordings of at least "
             f"{len(SPLITS)} s there; --words without {SILENCE} makes a task "
             f"without it"
         )
-    return seconds
+    return noises
 
 
 def _silences(noises, split, wanted):
     """One-second cuts, evenly spread over a split's own seconds of noise."""
     clips = []
-    for i, (path, seconds) in enumerate(sorted(noises.items())):
+    for i, (path, (rate, seconds)) in enumerate(sorted(noises.items())):
         tenth = max(1, seconds // 10)
         first, last = {
             "train": (0, seconds - 2 * tenth),
@@ -364,10 +381,9 @@ def _silences(noises, split, wanted):
             "test": (seconds - tenth, seconds),
         }[split]
         count = len(range(i, wanted, len(noises)))
-        room = (last - first - 1) * SAMPLE_RATE
+        room = (last - first - 1) * rate
         starts = {
-            first * SAMPLE_RATE + room * k // max(1, count - 1)
-            for k in range(count)
+            first * rate + room * k // max(1, count - 1) for k in range(count)
         }
         clips += [
             Clip(
@@ -375,7 +391,7 @@ def _silences(noises, split, wanted):
                 path,
                 SILENCE,
                 start,
-                start + SAMPLE_RATE,
+                start + rate,
             )
             for start in sorted(starts)
         ]
@@ -397,7 +413,7 @@ def _count(split, clips, protocol):
     return {label: counts[label] for label in protocol.labels}
 
 
-def _measure(manifests):
+def _measure(manifests, rate):
     """Look at every file once; fill in where it stops."""
     whole = {
         clip.path
@@ -407,7 +423,7 @@ def _measure(manifests):
     }
     paths = sorted(whole)
     with ThreadPoolExecutor(4) as pool:
-        frames = pool.map(check_audio, paths)
+        frames = pool.map(lambda path: check_audio(path, rate), paths)
         frames = tqdm(frames, "Checking clips", len(paths), unit=" clips")
         stops = dict(zip(paths, frames, strict=True))
     return {
@@ -428,7 +444,7 @@ def _write(save_folder, manifests, protocol, asked, counts):
         writer.writerows(
             (
                 clip.id,
-                (clip.stop - clip.start) / SAMPLE_RATE,
+                (clip.stop - clip.start) / asked["sample_rate"],
                 clip.path,
                 clip.start,
                 clip.stop,

@@ -119,7 +119,7 @@ def get_protocol(name, words=None):
     Arguments
     ---------
     name : str
-        A key of ``PROTOCOLS``; not looked at when there is a word list.
+        A key of ``PROTOCOLS``, or "words" with a word list.
     words : list of str, optional
         The labels of an own task. Keywords alone make a closed set;
         ``_unknown_`` and ``_silence_`` in the list ask for these classes.
@@ -137,16 +137,25 @@ def get_protocol(name, words=None):
     -------
     >>> get_protocol("GSC-10").labels[-3:]
     ['go', '_unknown_', '_silence_']
-    >>> get_protocol(None, ["_unknown_", "yes", "no"]).labels
+    >>> get_protocol("words", ["_unknown_", "yes", "no"]).labels
     ['yes', 'no', '_unknown_']
     """
     if words is None:
         if name not in PROTOCOLS:
             raise DataError(
                 f"there is no protocol {name!r}; there are "
-                f"{', '.join(PROTOCOLS)}, and own lists with --words"
+                f"{', '.join(PROTOCOLS)}, and own lists with --protocol=words "
+                "and --words"
             )
         return PROTOCOLS[name]
+    if name != "words":
+        raise DataError(
+            f"--words makes an own task, not {name}: give --protocol=words too"
+        )
+    if isinstance(words, str) or not all(
+        isinstance(word, str) and word for word in words
+    ):
+        raise DataError(f"--words must be a list such as [yes, no]: {words!r}")
     keywords = tuple(w for w in words if w not in (UNKNOWN, SILENCE))
     if len(set(words)) < max(2, len(words)) or not keywords:
         raise DataError(

@@ -5,6 +5,7 @@ True for +1); ``to_bytes`` and ``from_bytes`` are exact inverses.
 """
 
 import json
+import math
 import struct
 import zlib
 from dataclasses import astuple, dataclass, field, fields
@@ -58,6 +59,49 @@ class Config:
         for _ in range(times):
             size = (size - 1) // self.stride + 1
         return size
+
+    def check(self):
+        """Refuse sizes that docs/format.md does not allow.
+
+        Raises
+        ------
+        ModelFileError
+            Naming the size.
+        """
+        for name, value in vars(self).items():
+            least = 0 if name in ("left", "right", "private") else 1
+            most = 2**24 if name in ("sample_rate", "samples") else 32768
+            most = 7 if name == "private" else most
+            if not least <= value <= most:
+                raise ModelFileError(
+                    f"section CONF: {name} must be from {least} to {most}, "
+                    f"not {value}"
+                )
+        for allowed, rule in (
+            (
+                self.n_fft >= 4 and self.n_fft & (self.n_fft - 1) == 0,
+                f"n_fft must be a power of two from 4, not {self.n_fft}",
+            ),
+            (
+                self.win_length <= self.n_fft,
+                f"win_length {self.win_length} is above n_fft {self.n_fft}",
+            ),
+            (self.kernel % 2 == 1, f"kernel must be odd, not {self.kernel}"),
+            (
+                self.kernel**2 * self.conv1_channels <= 65534,
+                "kernel * kernel * conv1_channels must be at most 65534",
+            ),
+            (
+                self.mels_out * self.conv2_channels <= 2**24,
+                "mels_out * conv2_channels must be at most 2**24",
+            ),
+            (
+                self.depths <= self.layers,
+                f"depths {self.depths} are more than layers {self.layers}",
+            ),
+        ):
+            if not allowed:
+                raise ModelFileError(f"section CONF: {rule}")
 
     @property
     def taps(self):
@@ -142,8 +186,10 @@ class Model:
         Raises
         ------
         ModelFileError
-            If an array is missing or has the wrong shape.
+            If an array is missing or has the wrong shape, or a value is one
+            that no reader accepts.
         """
+        self.config.check()
         sections = {
             "CONF": (4, _plain(astuple(self.config), 4)),
             "DPTH": (4, _plain(self.depths, 4)),
@@ -193,28 +239,41 @@ class Model:
         ------
         ModelFileError
             Naming what is wrong: not a model file, truncated, altered, of
-            another version, or with a section missing or misshapen.
+            another version, or with a section or a size that breaks a rule
+            of docs/format.md.
         """
         sections = read_sections(data)
 
-        def get(tag):
+        def get(tag, dtypes):
             if tag not in sections:
                 raise ModelFileError(f"model file has no section {tag}")
-            return sections[tag]
+            dtype, raw = sections[tag]
+            if dtype not in dtypes:
+                raise ModelFileError(
+                    f"section {tag} has dtype {dtype}, it must be "
+                    + " or ".join(map(str, dtypes))
+                )
+            return dtype, raw
 
-        numbers = _decode(*get("CONF"), (len(fields(Config)),), "CONF")
+        numbers = _decode(*get("CONF", (4,)), (len(fields(Config)),), "CONF")
         config = Config(*(int(n) for n in numbers))
-        depths = _decode(*get("DPTH"), (config.depths,), "DPTH")
+        config.check()
+        depths = _decode(*get("DPTH", (4,)), (config.depths,), "DPTH")
         depths = tuple(int(n) for n in depths)
-        labels = get("LABL")[1].decode().split("\0")[:-1]
-        if len(labels) != config.classes:
-            raise ModelFileError(
-                f"{config.classes} classes but {len(labels)} labels"
-            )
-        meta = json.loads(get("META")[1].decode())
+        labels = _text(get("LABL", (TEXT,))[1], "LABL")
+        if not labels.endswith("\0"):
+            raise ModelFileError("section LABL: the last label has no end")
+        meta = _text(get("META", (TEXT,))[1], "META")
+        try:
+            meta = json.loads(meta)
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"section META is not JSON: {error}") from None
+        if not isinstance(meta, dict):
+            raise ModelFileError("section META is not a JSON object")
+        labels = labels.split("\0")[:-1]
         arrays = {
-            tag: _decode(*get(tag), shape, tag)
-            for tag, (_, shape) in layout(config, depths).items()
+            tag: _decode(*get(tag, dtypes), shape, tag)
+            for tag, (dtypes, shape) in layout(config, depths).items()
         }
         model = cls(config, depths, labels, meta, arrays)
         model.check()
@@ -229,6 +288,11 @@ class Model:
             Naming the section.
         """
         depths, layers = self.depths, self.config.layers
+        classes, labels = self.config.classes, len(self.labels)
+        if labels != classes:
+            raise ModelFileError(f"{classes} classes but {labels} labels")
+        if any("\0" in label for label in self.labels):
+            raise ModelFileError("a label has a zero byte in it")
         if sorted(set(depths), reverse=True) != list(depths) or not (
             depths and depths[0] <= layers and depths[-1] >= 1
         ):
@@ -312,7 +376,8 @@ def read_sections(data):
     Raises
     ------
     ModelFileError
-        If the file is not whole and unaltered.
+        If the file is not whole and unaltered, or its sections overlap, are
+        out of order or there twice.
     """
     if len(data) < HEADER.size or data[:8] != MAGIC:
         raise ModelFileError("not a BiFSMN model file")
@@ -332,16 +397,26 @@ def read_sections(data):
             "checksum does not match: the model file was altered; "
             "copy or export it again"
         )
+    end = HEADER.size + count * ENTRY.size  # of what was read so far
+    if end > size:
+        raise ModelFileError("section table runs past the end")
     sections = {}
     for i in range(count):
         where = HEADER.size + i * ENTRY.size
-        if where + ENTRY.size > size:
-            raise ModelFileError("section table runs past the end")
         tag, dtype, offset, length = ENTRY.unpack_from(data, where)
-        if offset % ALIGNMENT or offset + length > size:
-            raise ModelFileError(f"section {tag!r} lies outside the file")
-        name = tag.decode("ascii", "replace").rstrip()
-        sections[name] = dtype, data[offset : offset + length]
+        name = tag.decode("latin-1").rstrip()
+        if offset % ALIGNMENT:
+            raise ModelFileError(
+                f"section {name} does not start at a multiple of {ALIGNMENT}"
+            )
+        if offset < end:
+            raise ModelFileError(f"section {name} overlaps what is before it")
+        end = offset + length
+        if end > size:
+            raise ModelFileError(f"section {name} lies outside the file")
+        if name in sections:
+            raise ModelFileError(f"section {name} is there twice")
+        sections[name] = dtype, data[offset:end]
     return sections
 
 
@@ -412,24 +487,33 @@ def _encode(array, dtype):
     return _plain(array, dtype)
 
 
+def _text(data, tag):
+    """Raw bytes of a section to a string."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ModelFileError(f"section {tag} is not UTF-8 text") from None
+
+
 def _decode(dtype, data, shape, tag):
     """Raw bytes of a section to an array of the given shape."""
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    rows = math.prod(shape[:-1])
     n = shape[-1]
     if dtype == BITS:
         width = -(-n // 64) * 8
     elif dtype == I4:
         width = -(-n // 2)
-    elif dtype in PLAIN:
-        width = n * np.dtype(PLAIN[dtype]).itemsize
     else:
-        raise ModelFileError(f"section {tag} has unknown dtype {dtype}")
+        width = n * np.dtype(PLAIN[dtype]).itemsize
     if len(data) != rows * width:
         raise ModelFileError(
             f"section {tag} should be {rows * width} bytes, is {len(data)}"
         )
     if dtype == BITS:
         words = np.frombuffer(data, "<u8").reshape(*shape[:-1], -1)
+        # A one beyond the end of a row would be counted as a difference.
+        if n % 64 and (words[..., -1] >> np.uint64(n % 64)).any():
+            raise ModelFileError(f"section {tag} has bits beyond a row's end")
         return unpack_bits(words, n)
     if dtype == I4:
         raw = np.frombuffer(data, np.uint8).reshape(rows, width)

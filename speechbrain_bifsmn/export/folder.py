@@ -1,12 +1,14 @@
 """``bifsmn export``: a trained folder to a model file, proved and measured."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from speechbrain_bifsmn.data.audio import DataError
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.export.check import check_one_bit
@@ -20,9 +22,12 @@ from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import clip_features
 
+logger = logging.getLogger(__name__)
+
 # Facts about the machine that trained, which mean nothing elsewhere.
 LOCAL_FACTS = ("data", "test_manifest")
-# Clips of a manifest on which every stage is compared; scores are on all.
+# At most so many clips of a manifest are compared stage by stage, scores
+# included; accuracy is measured on all of them.
 PARITY_CLIPS = 64
 
 
@@ -36,8 +41,8 @@ def export_folder(folder, output, manifest=None, package=False):
     output : str or Path
         Where to write.
     manifest : str or Path, optional
-        Clips to measure on; the test clips that training used, where they
-        still are, if not given.
+        Clips to measure on; the test clips that training used, if not given
+        and they are still there.
     package : bool
         Whether to write the C library and a Makefile too.
 
@@ -51,9 +56,14 @@ def export_folder(folder, output, manifest=None, package=False):
     ------
     ExportError
         If the network is not 1-bit or does not fit the format, naming the
-        layer; or if two implementations disagree, naming the stage.
+        layer; if two implementations disagree, naming the stage; or if the
+        labels are not those of the clips. Nothing is written in any case.
+    FileNotFoundError
+        If there is no trained folder, or no such manifest.
     """
     source = trained_folder(folder)
+    if manifest is not None and not Path(manifest).is_file():
+        raise FileNotFoundError(f"no manifest {manifest}")
     facts = json.loads((source / "training.json").read_text())
     spotter = KeywordSpotter.from_hparams(source)
     network, log_mel = spotter.mods.model, spotter.mods.log_mel
@@ -64,13 +74,25 @@ def export_folder(folder, output, manifest=None, package=False):
     data = model.to_bytes()
     engine, reference = open_engine(data), TorchEngine(data)
 
-    manifest = Path(manifest or facts.get("test_manifest", ""))
-    rows = read_manifest(manifest) if manifest.is_file() else []
+    used = Path(manifest or facts.get("test_manifest", ""))
+    rows = read_manifest(used) if used.is_file() else []
+    if manifest is not None and not rows:
+        raise ExportError(f"{manifest} has no clips: give another manifest")
+    check_labels(model.labels, rows, used)
+    try:
+        progress = tqdm(rows, desc="features")
+        features = list(clip_features(engine, model, progress))
+    except DataError as error:
+        if manifest is not None:
+            raise
+        logger.warning("accuracy is not measured: %s", error)
+        rows, features = [], []
     clips = [engine.features(c) for c in golden_clips(samples).values()]
-    features = clip_features(engine, model, tqdm(rows, desc="features"))
-    features = list(features)
     step = -(-len(rows) // PARITY_CLIPS) or 1
     parity = compare_engines(reference, engine, clips + features[::step])
+    accuracy = {}
+    if rows:
+        accuracy = compare_accuracy(spotter, engine, model, rows, features)
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -87,11 +109,45 @@ def export_folder(folder, output, manifest=None, package=False):
         "engine": type(engine).__name__,
         "parity": parity,
     }
-    if rows:
-        report["accuracy"] = compare_accuracy(
-            spotter, engine, model, rows, features
-        )
-    return report
+    return {**report, "accuracy": accuracy} if rows else report
+
+
+def check_labels(labels, rows, manifest):
+    """Refuse labels that cannot be told apart, and clips of no label.
+
+    Arguments
+    ---------
+    labels : list of str
+        Of the network.
+    rows : list of dict
+        Manifest rows.
+    manifest : Path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    ExportError
+        Naming the label.
+    """
+    for i, label in enumerate(labels):
+        if not label.strip() or label in labels[:i]:
+            raise ExportError(
+                f"labels.txt: label {label!r} in line {i + 1} is empty or "
+                "there twice; give every class a name of its own"
+            )
+    for row in rows:
+        missing = {"wav", "start", "stop", "label"} - row.keys()
+        if missing:
+            raise ExportError(
+                f"{manifest} has no column {', '.join(sorted(missing))}: give "
+                "a manifest written by prepare.py"
+            )
+        if row["label"] not in labels:
+            raise ExportError(
+                f"{manifest} has the label {row['label']!r}, the network only "
+                f"{', '.join(labels)}: give --manifest with clips of these, "
+                "or put the name right in labels.txt"
+            )
 
 
 def compare_engines(reference, engine, clips, tolerance=1e-4):
