@@ -2,6 +2,8 @@
 # make demo DATA=folder     the same on real Speech Commands clips
 # make test                 every test; installs what it needs
 # SKIP_CROSS=1 make test    without the foreign processors
+# make bench                time it beside other runtimes
+# make bench BENCH_ARGS="--only ours --json"
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,13 +13,16 @@ PIP_ARGS ?=
 SOURCES := setup.cfg setup.py pyproject.toml constraints.txt \
 	$(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/python/*.c)
 
-.PHONY: demo test lint tools clean
+.PHONY: demo test bench lint tools clean
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/SpeechCommands/demo.py $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/installed tools lint
 	$(BIN)/python -m pytest -q -rs tests
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -29,6 +34,12 @@ tools:
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+# A runtime that does not install here is left out, and the bench says so.
+$(VENV)/bench: $(VENV)/installed
+	for extra in onnx litert; do $(BIN)/python -m pip install -q \
+		$(PIP_ARGS) -c constraints.txt -e ".[$$extra]" || true; done
 	touch $@
 
 clean:

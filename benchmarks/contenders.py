@@ -1,0 +1,267 @@
+"""Who is timed: our C library, and other runtimes on the fp32 network.
+
+Another runtime is a function that takes a module and an input and gives a
+``Prepared``: everything that can be done before the first clip is done, and
+what is left is one call. All of them use one thread.
+"""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Prepared:
+    """A module that is ready to run.
+
+    Arguments
+    ---------
+    run : callable
+        One call.
+    feed : callable
+        Takes the next input, np.ndarray.
+    output : callable
+        What the last call computed, np.ndarray.
+    """
+
+    run: Callable
+    feed: Callable
+    output: Callable
+
+    def __call__(self, x):
+        """The output for an input; not for timing."""
+        self.feed(x)
+        self.run()
+        return self.output().copy()
+
+    def burst(self, calls):
+        """Microseconds of CPU time that one of ``calls`` calls takes."""
+        for _ in range(calls // 8 + 1):
+            self.run()
+        run, repeat = self.run, range(calls)
+        start = time.process_time_ns()
+        for _ in repeat:
+            run()
+        return (time.process_time_ns() - start) / calls / 1000
+
+
+class CLibrary:
+    """The C library in a process of its own, benchmarks/driver.c.
+
+    Arguments
+    ---------
+    folder : Path
+        For the program and its input.
+    data : bytes
+        Model file.
+    pcm : np.ndarray of int16, [samples]
+        Input of the front end.
+    features : np.ndarray of int8, [clips, frames, n_mels]
+        Inputs of the network; the first is timed.
+    """
+
+    def __init__(self, folder, data, pcm, features):
+        program, model, inputs = (folder / n for n in ("driver", "model", "in"))
+        model.write_bytes(data)
+        inputs.write_bytes(pcm.tobytes() + features.tobytes())
+        self.compiler = shlex.split(os.environ.get("CC", "cc"))
+        self.flags = ["-O3", "-std=c99", "-ffp-contract=off"]
+        sources = sorted((ROOT / "csrc/src").glob("*.c"))
+        sources.append(ROOT / "benchmarks/driver.c")
+        include = f"-I{ROOT / 'csrc/include'}"
+        subprocess.run(
+            [*self.compiler, *self.flags, include, *map(str, sources)]
+            + ["-lm", "-o", str(program)],
+            check=True,
+        )
+        self._process = subprocess.Popen(
+            [program, model, inputs],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        hello = json.loads(self._process.stdout.readline())
+        self.kernels, self.clock_us = hello["kernels"], hello["clock_us"]
+
+    def ask(self, *words):
+        """One line of the driver's protocol, see driver.c."""
+        print(*words, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def torch_eager(module, x):
+    """PyTorch, as it stands."""
+    return _torch(module, x)
+
+
+def torch_frozen(module, x):
+    """PyTorch, traced and frozen."""
+    return _torch(torch.jit.freeze(torch.jit.trace(module, x)), x)
+
+
+def _torch(module, x):
+    inputs, outputs = x.clone(), [None]
+
+    def run():
+        outputs[0] = module(inputs)
+
+    def feed(values):
+        inputs.copy_(torch.from_numpy(values))
+
+    return Prepared(run, feed, lambda: outputs[0].numpy())
+
+
+class OnnxRuntime:
+    """ONNX Runtime, its input and output bound once.
+
+    Arguments
+    ---------
+    folder : Path
+        For the ONNX files.
+    """
+
+    def __init__(self, folder):
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
+
+        self._folder, self._ort = folder, onnxruntime
+        self.version = f"{onnxruntime.__version__}, onnx {onnx.__version__}"
+
+    def fp32(self, module, x):
+        """The module as it is."""
+        return self._open(self._export(module, x), x)
+
+    def int8(self, module, x):
+        """Static QDQ quantization, calibrated on random features."""
+        from onnxruntime.quantization import QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        path, target = self._export(module, x), self._folder / "int8.onnx"
+        name = self._session(path).get_inputs()[0].name
+        generator = torch.Generator().manual_seed(1)
+        clips = torch.randn(100, *x.shape, generator=generator).numpy()
+        clips = iter([{name: clip} for clip in clips])
+        reader = type("Reader", (), {"get_next": lambda _: next(clips, None)})()
+        quant_pre_process(path, path)
+        quantize_static(
+            path,
+            target,
+            reader,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return self._open(target, x)
+
+    def _export(self, module, x):
+        path = self._folder / "fp32.onnx"
+        torch.onnx.export(
+            module, (x,), path, dynamo=True, external_data=False, verbose=False
+        )
+        return path
+
+    def _session(self, path):
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        return self._ort.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def _open(self, path, x):
+        session, value = self._session(path), self._ort.OrtValue
+        binding = session.io_binding()
+        inputs = value.ortvalue_from_numpy(x.numpy())
+        output = session.get_outputs()[0]
+        result = value.ortvalue_from_shape_and_type(output.shape, np.float32)
+        binding.bind_ortvalue_input(session.get_inputs()[0].name, inputs)
+        binding.bind_ortvalue_output(output.name, result)
+        return Prepared(
+            lambda: session.run_with_iobinding(binding),
+            inputs.update_inplace,
+            result.numpy,
+        )
+
+
+class LiteRT:
+    """LiteRT (once TFLite) with its XNNPACK delegate.
+
+    Arguments
+    ---------
+    folder : Path
+        For the .tflite files.
+    """
+
+    def __init__(self, folder):
+        from importlib.metadata import version
+
+        import litert_torch
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._path = str(folder / "model.tflite")
+        self._convert, self._interpreter = litert_torch.convert, Interpreter
+        self.version = f"{version('ai-edge-litert')}, " + (
+            f"litert-torch {version('litert-torch')}"
+        )
+
+    def fp32(self, module, x):
+        """The module as it is."""
+        self._convert(module, (x,)).export(self._path)
+        model = self._interpreter(self._path, num_threads=1)
+        model.allocate_tensors()
+        # Private, but the only way to see that XNNPACK took the graph.
+        operations = model._get_ops_details()
+        if "DELEGATE" not in [o["op_name"] for o in operations]:
+            raise RuntimeError("XNNPACK did not take the graph")
+        source = model.get_input_details()[0]["index"]
+        target = model.get_output_details()[0]["index"]
+        model.set_tensor(source, x.numpy())
+        return Prepared(
+            model.invoke,
+            lambda values: model.set_tensor(source, values),
+            lambda: model.get_tensor(target),
+        )
+
+
+@contextmanager
+def silence():
+    """Without the chatter of exporters and converters, in C++ too."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {fd: os.dup(fd) for fd in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in kept:
+            os.dup2(nowhere, fd)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(nowhere)
+        logging.disable(level)

@@ -1,0 +1,40 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_bench_times_and_checks_the_c_library(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/bench.py"]
+    options = ["--only", "ours", "--rounds", "2", "--json"]
+    done = subprocess.run(
+        [*command, *options, "--output", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text()) == report
+    assert not report["not_measured"]
+    times = {(r["what"], r["contender"]): r["us"] for r in report["times"]}
+    assert times["8 layers", report["base"]] > times["1 layer", report["base"]]
+    assert times["front end", report["base"]] > 0
+    assert all(check["argmax_agreement"] == 1 for check in report["checks"])
+
+
+def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import torch
+    from bench import Bench
+    from contenders import torch_eager
+
+    bench, x = Bench(), torch.ones(1, 3)
+    cases = [("right", torch.nn.Identity(), x, None)]
+    bench.prepare("honest", torch_eager, cases)
+    cases = [("wrong", torch.nn.Identity(), x, lambda clip: clip + 1)]
+    bench.prepare("cheat", torch_eager, cases)
+    assert list(bench.bursts) == [("right", "honest")]
+    assert "wrong by 1" in bench.missing["cheat"]
