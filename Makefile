@@ -13,12 +13,12 @@ PIP_ARGS ?=
 SOURCES := setup.cfg setup.py pyproject.toml constraints.txt \
 	$(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/python/*.c)
 
-.PHONY: demo test bench lint tools clean
+.PHONY: demo test bench lint native tools clean
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/SpeechCommands/demo.py $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/installed tools lint
+test: tools $(VENV)/installed native lint
 	$(BIN)/python -m pytest -q -rs tests
 
 bench: $(VENV)/bench
@@ -29,17 +29,23 @@ lint: $(VENV)/installed
 	$(BIN)/yamllint -s hparams
 
 tools:
-	@sh .ci/tools.sh
+	@PYTHON="$(PYTHON)" sh .ci/tools.sh
+
+INSTALL = $(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt
 
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	touch $@
+
+# What was installed before there was a compiler has no compiled core yet.
+native: $(VENV)/installed
+	@$(BIN)/python -c "import speechbrain_bifsmn.kernels._native" \
+		2>/dev/null || $(INSTALL) -e ".[dev]"
 
 # A runtime that does not install here is left out, and the bench says so.
 $(VENV)/bench: $(VENV)/installed
-	for extra in onnx litert; do $(BIN)/python -m pip install -q \
-		$(PIP_ARGS) -c constraints.txt -e ".[$$extra]" || true; done
+	for extra in onnx litert; do $(INSTALL) -e ".[$$extra]" || true; done
 	touch $@
 
 clean:

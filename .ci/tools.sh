@@ -4,7 +4,7 @@
 set -eu
 
 need="gcc:gcc clang:clang"
-if [ -n "${SKIP_CROSS:-}" ]; then
+if [ "${SKIP_CROSS:-}" = 1 ]; then
     echo "SKIP_CROSS is set: THE ARM TESTS ARE LEFT OUT"
 else
     need="$need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu"
@@ -15,6 +15,13 @@ missing=""
 for pair in $need; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+python=${PYTHON:-python3}
+"$python" -c "import ensurepip, venv" 2>/dev/null ||
+    missing="$missing python3-venv"
+"$python" -c "import os, sys, sysconfig
+path = sysconfig.get_path('include')
+sys.exit(not os.path.exists(path + '/Python.h'))" ||
+    missing="$missing python3-dev"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -15,7 +15,7 @@
  *
  * A call is timed in CPU time of the process, the mean of a burst. A stage is
  * timed from trace to trace, the median of a burst, less what reading the clock
- * takes. Only bifsmn.h is used: any version of the runtime can be measured. */
+ * takes. */
 
 #define _POSIX_C_SOURCE 199309L
 
@@ -25,12 +25,6 @@
 #include <time.h>
 
 #include "bifsmn.h"
-
-/* Absent from a runtime that has scalar kernels only. */
-#pragma weak bifsmn_kernel_name
-#pragma weak bifsmn_use_kernels
-const char *bifsmn_kernel_name(int index);
-int bifsmn_use_kernels(bifsmn *net, const char *name);
 
 struct input {
     const int16_t *pcm;
@@ -178,17 +172,13 @@ int main(int argc, char **argv)
     stage.clock = clock_cost();
 
     printf("{\"clock_us\": %.4f, \"kernels\": [", stage.clock);
-    if (!bifsmn_kernel_name)
-        printf("\"%s\"", info.kernels);
-    else
-        for (i = 0; (name = bifsmn_kernel_name(i)) != NULL; i++)
-            printf("%s\"%s\"", i ? ", " : "", name);
+    for (i = 0; (name = bifsmn_kernel_name(i)) != NULL; i++)
+        printf("%s\"%s\"", i ? ", " : "", name);
     puts("]}");
     fflush(stdout);
 
     while (scanf("%31s %31s %d %d", kernels, what, &depth, &number) == 4) {
-        if (bifsmn_use_kernels)
-            stop(bifsmn_use_kernels(net, kernels));
+        stop(bifsmn_use_kernels(net, kernels));
         if (!strcmp(what, "scores")) {
             stop(bifsmn_run_features(net, in.features + (size_t)number * clip,
                                      depth, in.scores));

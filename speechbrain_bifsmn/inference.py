@@ -68,7 +68,7 @@ def load_weights(path, module):
     """
     try:
         module.load_state_dict(read_weights(path))
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except RuntimeError as error:
         raise ValueError(
             f"{path} holds the weights of another network: {_line(error)}"
         ) from error
@@ -93,12 +93,17 @@ def read_weights(path):
     """
     data = io.BytesIO(Path(path).read_bytes())
     try:
-        return torch.load(data, map_location="cpu", weights_only=True)
+        state = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # On damaged bytes torch raises of any kind.
         raise ValueError(
             f"{path} is damaged or holds more than weights, which is not "
             "loaded: copy it again or train again"
         ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) for k in state
+    ):
+        raise ValueError(f"{path} holds no weights: copy it or train again")
+    return state
 
 
 def _line(error):

@@ -376,7 +376,7 @@ def one_line_about(name, call, *args):
         ("empty", "damaged"),
         ("text", "damaged"),
         ("pickled code", "holds more than weights"),
-        ("list", "another network"),
+        ("list", "holds no weights"),
         ("smaller network", "another network"),
         ("network with other layers", "another network"),
     ],
