@@ -31,7 +31,8 @@ def lived_in(model):
         if isinstance(module, NormPReLU):
             nn.init.normal_(module.norm.weight, 1.0, 0.2)
             nn.init.normal_(module.norm.bias, 0.0, 0.3)
-            nn.init.uniform_(module.slope, 0.05, 0.4)
+            if module.slope is not None:
+                nn.init.uniform_(module.slope, 0.05, 0.4)
     model.train()
     for _ in range(20):
         x = torch.randn(64, model.frames, model.n_mels)
