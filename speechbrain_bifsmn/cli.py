@@ -118,13 +118,17 @@ def info(args):
         "config": vars(model.config),
         "meta": model.meta,
         "engine": type(spotter.engine).__name__,
+        "kernels": spotter.engine.kernels,
         "sections": {
             tag: len(raw) for tag, (_, raw) in read_sections(data).items()
         },
     }
     if args.json:
         return print(json.dumps(report, indent=1))
-    print(f"{args.model}: {len(data):,} bytes, run by {report['engine']}")
+    print(
+        f"{args.model}: {len(data):,} bytes, run by {report['engine']} "
+        f"with {report['kernels']} kernels"
+    )
     print(f"  labels  {' '.join(model.labels)}")
     print(f"  depths  {' '.join(map(str, model.depths))}")
     for title in ("config", "meta", "sections"):

@@ -109,6 +109,8 @@ class Engine:
 class NumbaEngine(Engine):
     """XNOR and popcount in numba: the prototype, and the fallback."""
 
+    kernels = "numba"
+
     def convolve(self, features, weights, stride):
         """Integer sums of the first convolution, [time, mel, channels]."""
         kernel = weights.shape[1]

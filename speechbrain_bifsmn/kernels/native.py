@@ -156,6 +156,7 @@ class NativeEngine:
             )
         self.info = Info()
         self._lib.bifsmn_info(self._net, ctypes.byref(self.info))
+        self.kernels = self.info.kernels.decode()
         self.depths = tuple(self.info.depth[: self.info.depths])
         self.labels = [
             self._lib.bifsmn_label(self._net, i).decode()
