@@ -179,6 +179,30 @@ def test_a_package_builds_in_an_empty_folder(results, tmp_path):
     assert array == (package / "model.bifsmn").read_bytes()
 
 
+def test_a_package_builds_for_aarch64(results, tmp_path):
+    if os.environ.get("SKIP_CROSS") == "1":
+        pytest.skip("SKIP_CROSS=1: THE PACKAGE IS NOT BUILT FOR AARCH64")
+    for tool, package in {
+        "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+        "qemu-aarch64": "qemu-user",
+    }.items():
+        if shutil.which(tool) is None:
+            pytest.fail(f"{tool} is missing: apt-get install {package}")
+    package = tmp_path / "package"
+    cli.main(["export", str(results / "bifsmn/1"), "--package", str(package)])
+    done = subprocess.run(
+        [
+            *("make", "-C", package, "check", "CC=aarch64-linux-gnu-gcc"),
+            *("LDFLAGS=-static", "RUN=qemu-aarch64"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stderr
+    assert " 0 differ" in done.stdout
+
+
 def test_info_names_the_labels_and_the_engine(model_file, capsys):
     cli.main(["info", str(model_file)])
     printed = capsys.readouterr().out

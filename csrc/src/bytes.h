@@ -63,6 +63,11 @@ static inline float load_f16(const uint8_t *p)
     return value;
 }
 
+static inline size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 /* 64-bit words in a row of n bits. */
 static inline size_t words(size_t n)
 {

@@ -16,20 +16,15 @@
 
 #define AVX2 __attribute__((target("avx2")))
 /* Tiles: inlined where `rows` is a constant, so that sums stay in registers. */
-#define TILE AVX2 static inline __attribute__((always_inline))
+#define TILE_AVX2 AVX2 static inline __attribute__((always_inline))
 
 enum {
-    BLOCK = 64,     /* outputs of one word */
-    ROWS = 4,       /* positions of a tile */
-    CHANNELS = 16,  /* outputs of an i8 tile */
-    CHUNK = 16,     /* inputs that an i8 tile widens at once */
-    MOST_BYTES = 31 /* of inputs whose differing bits a byte can count */
+    BLOCK_AVX2 = 64, /* outputs of one word */
+    ROWS_AVX2 = 4,   /* positions of a tile */
+    CHANNELS = 16,   /* outputs of an i8 tile */
+    CHUNK = 16,      /* inputs that an i8 tile widens at once */
+    MOST_BYTES = 31  /* of inputs whose differing bits a byte can count */
 };
-
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* [N/16][rows][columns/2][16][2] of i16, zeros after the last. */
 static void i8_pack__avx2(size_t N, size_t rows, size_t columns,
@@ -53,23 +48,24 @@ static void b1_pack__avx2(size_t N, size_t K, const uint8_t *w,
 {
     size_t n, k, i;
 
-    for (n = 0; n < N; n += BLOCK)
+    for (n = 0; n < N; n += BLOCK_AVX2)
         for (k = 0; k < (K + 7) / 8; k++)
-            for (i = n; i < n + BLOCK; i++)
+            for (i = n; i < n + BLOCK_AVX2; i++)
                 *packed++ = i < N ? w[i * 8 * words(K) + k] : 0;
 }
 
 /* The inputs of an i8 tile. */
-struct window {
+struct window_avx2 {
     size_t rows, columns;
     size_t to_next, to_row; /* bytes from a position or row to the next */
 };
 
 /* Sums of 16 outputs at `positions`. */
-TILE void i8_sums(const size_t positions, struct window in, const uint8_t *x,
-                  const __m256i *w, __m256i sum[ROWS][2])
+TILE_AVX2 void i8_sums(const size_t positions, struct window_avx2 in,
+                       const uint8_t *x, const __m256i *w,
+                       __m256i sum[ROWS_AVX2][2])
 {
-    int16_t wide[ROWS][CHUNK];
+    int16_t wide[ROWS_AVX2][CHUNK];
     size_t r, c, k, m;
 
     for (m = 0; m < positions; m++)
@@ -81,7 +77,7 @@ TILE void i8_sums(const size_t positions, struct window in, const uint8_t *x,
                     (__m256i *)wide[m],
                     _mm256_cvtepu8_epi16(_mm_loadu_si128(
                         (const __m128i *)(x + m * in.to_next + c))));
-            for (k = 0; k < min(in.columns - c, CHUNK); k += 2, w += 2)
+            for (k = 0; k < min_size(in.columns - c, CHUNK); k += 2, w += 2)
                 for (m = 0; m < positions; m++) {
                     int32_t two;
                     __m256i inputs;
@@ -97,19 +93,20 @@ TILE void i8_sums(const size_t positions, struct window in, const uint8_t *x,
 }
 
 /* Lanes that are greater, as bits. */
-TILE unsigned greater(__m256i a, __m256i b)
+TILE_AVX2 unsigned greater(__m256i a, __m256i b)
 {
     return (unsigned)_mm256_movemask_ps(
         _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
 }
 
 /* Bits of 16 outputs at `positions`. */
-TILE void i8_tile(const size_t positions, struct window in, const uint8_t *x,
-                  const __m256i *w, const __m256i threshold[2],
-                  unsigned outputs, unsigned direction, size_t n, size_t row,
-                  uint64_t *out)
+TILE_AVX2 void i8_tile__avx2(const size_t positions, struct window_avx2 in,
+                             const uint8_t *x, const __m256i *w,
+                             const __m256i threshold[2], unsigned outputs,
+                             unsigned direction, size_t n, size_t row,
+                             uint64_t *out)
 {
-    __m256i sum[ROWS][2];
+    __m256i sum[ROWS_AVX2][2];
     size_t m;
 
     i8_sums(positions, in, x, w, sum);
@@ -130,7 +127,7 @@ AVX2 static void i8_conv_bits__avx2_16x4(size_t M, size_t N, size_t rows,
                                          const uint8_t *direction,
                                          uint64_t *out)
 {
-    const struct window in = {rows, columns, step, pitch};
+    const struct window_avx2 in = {rows, columns, step, pitch};
     const __m256i *tile = (const __m256i *)w;
     const size_t row = words(N);
     size_t n, m;
@@ -138,18 +135,18 @@ AVX2 static void i8_conv_bits__avx2_16x4(size_t M, size_t N, size_t rows,
     for (m = 0; m < M; m++)
         out[(m + 1) * row - 1] = 0;
     for (n = 0; n < N; n += CHANNELS, tile += rows * ((columns + 1) / 2) * 2) {
-        const size_t count = min(N - n, CHANNELS);
+        const size_t count = min_size(N - n, CHANNELS);
         const unsigned outputs = (1u << count) - 1;
         const unsigned d = load_u16(direction + n / 8);
         __m256i t[2] = {{0}};
 
         memcpy(t, threshold + n, 4 * count);
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            i8_tile(ROWS, in, x + m * step, tile, t, outputs, d, n, row,
-                    out + m * row);
+        for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
+            i8_tile__avx2(ROWS_AVX2, in, x + m * step, tile, t, outputs, d, n,
+                          row, out + m * row);
         for (; m < M; m++)
-            i8_tile(1, in, x + m * step, tile, t, outputs, d, n, row,
-                    out + m * row);
+            i8_tile__avx2(1, in, x + m * step, tile, t, outputs, d, n, row,
+                          out + m * row);
     }
 }
 
@@ -176,9 +173,9 @@ static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
 /* Adds what four inputs of each row differ from the weights w, as bytes; the
  * inputs are the high half of the byte x << shift. Saturating, lest gcc sums
  * in another order that takes more registers than there are. */
-TILE void add_nibbles(const size_t rows, const size_t halves, size_t row,
-                      const uint8_t *x, int shift, const __m256i w[2],
-                      __m256i sum[ROWS][2])
+TILE_AVX2 void add_nibbles(const size_t rows, const size_t halves, size_t row,
+                           const uint8_t *x, int shift, const __m256i w[2],
+                           __m256i sum[ROWS_AVX2][2])
 {
     size_t r, h;
 
@@ -195,9 +192,9 @@ TILE void add_nibbles(const size_t rows, const size_t halves, size_t row,
 
 /* Differing bits of 32 outputs, or twice as many, at `rows` positions, as
  * bytes; of inputs in at most MOST_BYTES bytes from x on. */
-TILE void count_bytes(const size_t rows, const size_t halves, size_t bytes,
-                      size_t row, const uint8_t *x, const __m256i *w,
-                      __m256i sum[ROWS][2])
+TILE_AVX2 void count_bytes(const size_t rows, const size_t halves, size_t bytes,
+                           size_t row, const uint8_t *x, const __m256i *w,
+                           __m256i sum[ROWS_AVX2][2])
 {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i weight[2];
@@ -216,10 +213,10 @@ TILE void count_bytes(const size_t rows, const size_t halves, size_t bytes,
 }
 
 /* Their bytes to 32 bits each. */
-TILE void widen(const size_t halves, const __m256i sum[2],
-                __m256i d[BLOCK / 8])
+TILE_AVX2 void widen(const size_t halves, const __m256i sum[2],
+                     __m256i d[BLOCK_AVX2 / 8])
 {
-    uint8_t bytes[BLOCK];
+    uint8_t bytes[BLOCK_AVX2];
     size_t i;
 
     for (i = 0; i < halves; i++)
@@ -230,23 +227,23 @@ TILE void widen(const size_t halves, const __m256i sum[2],
 }
 
 /* The same for any number of inputs, in 32 bits. */
-TILE void count_wide(const size_t rows, const size_t halves, size_t K,
-                     const uint64_t *x, const __m256i *w,
-                     __m256i d[ROWS][BLOCK / 8])
+TILE_AVX2 void count_wide(const size_t rows, const size_t halves, size_t K,
+                          const uint64_t *x, const __m256i *w,
+                          __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8])
 {
     const size_t bytes = (K + 7) / 8;
     size_t k, r, i;
 
     for (r = 0; r < rows; r++)
-        for (i = 0; i < BLOCK / 8; i++)
+        for (i = 0; i < BLOCK_AVX2 / 8; i++)
             d[r][i] = _mm256_setzero_si256();
     for (k = 0; k < bytes; k += MOST_BYTES) {
-        __m256i sum[ROWS][2];
+        __m256i sum[ROWS_AVX2][2];
 
-        count_bytes(rows, halves, min(bytes - k, MOST_BYTES), 8 * words(K),
+        count_bytes(rows, halves, min_size(bytes - k, MOST_BYTES), 8 * words(K),
                     (const uint8_t *)x + k, w + 2 * k, sum);
         for (r = 0; r < rows; r++) {
-            __m256i count[BLOCK / 8];
+            __m256i count[BLOCK_AVX2 / 8];
 
             widen(halves, sum[r], count);
             for (i = 0; i < 4 * halves; i++)
@@ -255,11 +252,11 @@ TILE void count_wide(const size_t rows, const size_t halves, size_t K,
     }
 }
 
-TILE void differences(const size_t rows, size_t outputs, size_t K,
-                      const uint64_t *x, const __m256i *w,
-                      __m256i d[ROWS][BLOCK / 8])
+TILE_AVX2 void differences__avx2(const size_t rows, size_t outputs, size_t K,
+                                 const uint64_t *x, const __m256i *w,
+                                 __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8])
 {
-    if (outputs <= BLOCK / 2)
+    if (outputs <= BLOCK_AVX2 / 2)
         count_wide(rows, 1, K, x, w, d);
     else
         count_wide(rows, 2, K, x, w, d);
@@ -268,15 +265,15 @@ TILE void differences(const size_t rows, size_t outputs, size_t K,
 /* Thresholds of up to 64 outputs, 0 after the last: d is never below. */
 struct thresholds {
     __m256i byte[2];
-    __m256i wide[BLOCK / 8];
+    __m256i wide[BLOCK_AVX2 / 8];
 };
 
-TILE void bits_tile(const size_t rows, size_t outputs, size_t K,
-                    const uint64_t *x, const __m256i *w,
-                    const struct thresholds *t, uint64_t direction, size_t row,
-                    uint64_t *out)
+TILE_AVX2 void bits_tile__avx2(const size_t rows, size_t outputs, size_t K,
+                               const uint64_t *x, const __m256i *w,
+                               const struct thresholds *t, uint64_t direction,
+                               size_t row, uint64_t *out)
 {
-    __m256i d[ROWS][BLOCK / 8], sum[ROWS][2];
+    __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8], sum[ROWS_AVX2][2];
     size_t r, i;
 
     if (K <= 8 * MOST_BYTES) {
@@ -298,11 +295,11 @@ TILE void bits_tile(const size_t rows, size_t outputs, size_t K,
         }
         return;
     }
-    differences(rows, outputs, K, x, w, d);
+    differences__avx2(rows, outputs, K, x, w, d);
     for (r = 0; r < rows; r++) {
         uint64_t word = direction;
 
-        for (i = 0; i < BLOCK / 8; i++)
+        for (i = 0; i < BLOCK_AVX2 / 8; i++)
             word ^= (uint64_t)greater(t->wide[i], d[r][i]) << 8 * i;
         out[r * row] = word;
     }
@@ -318,33 +315,33 @@ AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
     const __m256i *weight = (const __m256i *)w;
     size_t n, m, i;
 
-    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), out++) {
-        uint32_t wide[BLOCK] = {0};
-        uint8_t byte[BLOCK] = {0};
+    for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8), out++) {
+        uint32_t wide[BLOCK_AVX2] = {0};
+        uint8_t byte[BLOCK_AVX2] = {0};
         struct thresholds t;
         const uint64_t d = load_u64(direction + n / 8);
-        const size_t outputs = min(N - n, BLOCK);
+        const size_t outputs = min_size(N - n, BLOCK_AVX2);
 
         for (i = 0; i < outputs; i++) {
             wide[i] = threshold[n + i];
-            byte[i] = (uint8_t)min(threshold[n + i], 255);
+            byte[i] = (uint8_t)min_size(threshold[n + i], 255);
         }
         memcpy(t.wide, wide, sizeof wide);
         memcpy(t.byte, byte, sizeof byte);
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            bits_tile(ROWS, outputs, K, x + m * row_in, weight, &t, d, row_out,
-                      out + m * row_out);
+        for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
+            bits_tile__avx2(ROWS_AVX2, outputs, K, x + m * row_in, weight, &t,
+                            d, row_out, out + m * row_out);
         for (; m < M; m++)
-            bits_tile(1, outputs, K, x + m * row_in, weight, &t, d, row_out,
-                      out + m * row_out);
+            bits_tile__avx2(1, outputs, K, x + m * row_in, weight, &t, d,
+                            row_out, out + m * row_out);
     }
 }
 
 /* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. */
-TILE uint64_t real_outputs(size_t outputs, size_t K,
-                           const __m256i d[BLOCK / 8], const float *scale,
-                           const float *bias, float slope, int residual,
-                           float *stream)
+TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
+                                      const __m256i d[BLOCK_AVX2 / 8],
+                                      const float *scale, const float *bias,
+                                      float slope, int residual, float *stream)
 {
     const __m256i all = _mm256_set1_epi32((int32_t)K);
     const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
@@ -384,20 +381,20 @@ TILE uint64_t real_outputs(size_t outputs, size_t K,
     return word;
 }
 
-TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
-                    const __m256i *w, const float *affine, float slope,
-                    int residual, size_t n, size_t N, float *stream,
-                    uint64_t *sign)
+TILE_AVX2 void real_tile__avx2(const size_t rows, size_t K, const uint64_t *x,
+                               const __m256i *w, const float *affine,
+                               float slope, int residual, size_t n, size_t N,
+                               float *stream, uint64_t *sign)
 {
-    const size_t outputs = min(N - n, BLOCK);
-    __m256i d[ROWS][BLOCK / 8];
+    const size_t outputs = min_size(N - n, BLOCK_AVX2);
+    __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8];
     size_t r;
 
-    differences(rows, outputs, K, x, w, d);
+    differences__avx2(rows, outputs, K, x, w, d);
     for (r = 0; r < rows; r++)
         sign[r * words(N)] =
-            real_outputs(outputs, K, d[r], affine + n,
-                         affine + N + n, slope, residual, stream + r * N + n);
+            real_outputs__avx2(outputs, K, d[r], affine + n, affine + N + n,
+                               slope, residual, stream + r * N + n);
 }
 
 AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
@@ -410,13 +407,13 @@ AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
     const __m256i *weight = (const __m256i *)w;
     size_t n, m;
 
-    for (n = 0; n < N; n += BLOCK, weight += 2 * ((K + 7) / 8), sign++) {
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            real_tile(ROWS, K, x + m * row_in, weight, affine, slope, residual,
-                      n, N, stream + m * N, sign + m * row_out);
+    for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8), sign++) {
+        for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
+            real_tile__avx2(ROWS_AVX2, K, x + m * row_in, weight, affine, slope,
+                            residual, n, N, stream + m * N, sign + m * row_out);
         for (; m < M; m++)
-            real_tile(1, K, x + m * row_in, weight, affine, slope, residual, n,
-                      N, stream + m * N, sign + m * row_out);
+            real_tile__avx2(1, K, x + m * row_in, weight, affine, slope,
+                            residual, n, N, stream + m * N, sign + m * row_out);
     }
 }
 
@@ -440,8 +437,8 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
         return;
     }
     for (m = 0; m < M; m++)
-        for (n = 0; n < N; n += BLOCK) {
-            __m256i sum[2], d[BLOCK / 8];
+        for (n = 0; n < N; n += BLOCK_AVX2) {
+            __m256i sum[2], d[BLOCK_AVX2 / 8];
 
             sum[0] = sum[1] = _mm256_setzero_si256();
             for (j = 0; j < taps; j++) {
@@ -466,13 +463,13 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
                 }
             }
             widen(2, sum, d);
-            sign[m * row + n / 64] =
-                real_outputs(min(N - n, BLOCK), taps, d, affine + n,
-                             affine + N + n, slope, 1, stream + m * N + n);
+            sign[m * row + n / 64] = real_outputs__avx2(
+                min_size(N - n, BLOCK_AVX2), taps, d, affine + n,
+                affine + N + n, slope, 1, stream + m * N + n);
         }
 }
 
-TILE float add_lanes(__m256 v)
+TILE_AVX2 float add_lanes(__m256 v)
 {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v),
                             _mm256_extractf128_ps(v, 1));

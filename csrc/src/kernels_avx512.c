@@ -18,14 +18,9 @@
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni," \
                           "avx512vpopcntdq")))
 /* Tiles: inlined where `rows` is a constant, so that d stays in registers. */
-#define TILE AVX512 static inline __attribute__((always_inline))
+#define TILE_AVX512 AVX512 static inline __attribute__((always_inline))
 
-enum { LANES = 16, ROWS = 8 };
-
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
+enum { LANES = 16, ROWS_AVX512 = 8 };
 
 /* Lanes from n on that are before N. */
 static __mmask16 lanes(size_t n, size_t N)
@@ -63,7 +58,7 @@ static void i8_pack__avx512(size_t N, size_t rows, size_t columns,
                     memset(packed, 0, 4);
                     if (i < N)
                         memcpy(packed, w + (i * rows + r) * columns + c,
-                               min(columns - c, 4));
+                               min_size(columns - c, 4));
                 }
 }
 
@@ -82,17 +77,19 @@ static void b1_pack__avx512(size_t N, size_t K, const uint8_t *w,
 }
 
 /* The inputs of an i8 tile. */
-struct window {
+struct window_avx512 {
     size_t rows, steps;        /* 4 columns each */
     size_t to_next, to_row;    /* bytes from a position or row to the next */
 };
 
 /* Bits of 16 outputs at `positions`. */
-TILE void i8_tile(const size_t positions, struct window in, const uint8_t *x,
-                  const __m512i *w, __m512i threshold, __mmask16 outputs,
-                  __mmask16 direction, size_t n, size_t row, uint64_t *out)
+TILE_AVX512 void i8_tile__avx512(const size_t positions,
+                                 struct window_avx512 in, const uint8_t *x,
+                                 const __m512i *w, __m512i threshold,
+                                 __mmask16 outputs, __mmask16 direction,
+                                 size_t n, size_t row, uint64_t *out)
 {
-    __m512i sum[ROWS];
+    __m512i sum[ROWS_AVX512];
     size_t r, k, m;
 
     for (m = 0; m < positions; m++)
@@ -122,7 +119,7 @@ AVX512 static void i8_conv_bits__avx512_16x8(size_t M, size_t N, size_t rows,
                                              const uint8_t *direction,
                                              uint64_t *out)
 {
-    const struct window in = {rows, (columns + 3) / 4, step, pitch};
+    const struct window_avx512 in = {rows, (columns + 3) / 4, step, pitch};
     const __m512i *tile = (const __m512i *)w;
     const size_t row = words(N);
     size_t n, m;
@@ -133,18 +130,19 @@ AVX512 static void i8_conv_bits__avx512_16x8(size_t M, size_t N, size_t rows,
         const __mmask16 d = load_u16(direction + n / 8);
         const __m512i t = _mm512_maskz_loadu_epi32(outputs, threshold + n);
 
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            i8_tile(ROWS, in, x + m * step, tile, t, outputs, d, n, row,
-                    out + m * row);
+        for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            i8_tile__avx512(ROWS_AVX512, in, x + m * step, tile, t, outputs, d,
+                            n, row, out + m * row);
         for (; m < M; m++)
-            i8_tile(1, in, x + m * step, tile, t, outputs, d, n, row,
-                    out + m * row);
+            i8_tile__avx512(1, in, x + m * step, tile, t, outputs, d, n, row,
+                            out + m * row);
     }
 }
 
 /* Differing bits of 16 outputs at `rows` positions. */
-TILE void differences(const size_t rows, size_t steps, size_t row,
-                      const uint64_t *x, const __m512i *w, __m512i d[ROWS])
+TILE_AVX512 void differences__avx512(const size_t rows, size_t steps,
+                                     size_t row, const uint64_t *x,
+                                     const __m512i *w, __m512i d[ROWS_AVX512])
 {
     size_t k, r;
 
@@ -165,15 +163,16 @@ TILE void differences(const size_t rows, size_t steps, size_t row,
     }
 }
 
-TILE void bits_tile(const size_t rows, size_t steps, size_t row_in,
-                    const uint64_t *x, const __m512i *w, __m512i threshold,
-                    __mmask16 direction, size_t n, size_t row_out,
-                    uint64_t *out)
+TILE_AVX512 void bits_tile__avx512(const size_t rows, size_t steps,
+                                   size_t row_in, const uint64_t *x,
+                                   const __m512i *w, __m512i threshold,
+                                   __mmask16 direction, size_t n,
+                                   size_t row_out, uint64_t *out)
 {
-    __m512i d[ROWS];
+    __m512i d[ROWS_AVX512];
     size_t r;
 
-    differences(rows, steps, row_in, x, w, d);
+    differences__avx512(rows, steps, row_in, x, w, d);
     for (r = 0; r < rows; r++)
         store_bits(out + r * row_out, n,
                    direction ^ _mm512_cmplt_epi32_mask(d[r], threshold));
@@ -197,12 +196,12 @@ AVX512 static void b1_gemm_bits__avx512_16x8(size_t M, size_t N, size_t K,
         const __mmask16 d = load_u16(direction + n / 8);
         const __m512i *tile = (const __m512i *)w;
 
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            bits_tile(ROWS, steps, row_in, x + m * row_in, tile, t, d, n,
-                      row_out, out + m * row_out);
+        for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            bits_tile__avx512(ROWS_AVX512, steps, row_in, x + m * row_in, tile,
+                              t, d, n, row_out, out + m * row_out);
         for (; m < M; m++)
-            bits_tile(1, steps, row_in, x + m * row_in, tile, t, d, n, row_out,
-                      out + m * row_out);
+            bits_tile__avx512(1, steps, row_in, x + m * row_in, tile, t, d, n,
+                              row_out, out + m * row_out);
     }
 }
 
@@ -213,8 +212,8 @@ struct affine {
     __mmask16 added; /* outputs that are added to the stream */
 };
 
-TILE struct affine load_affine(size_t n, size_t N, const float *affine,
-                               float slope, int residual)
+TILE_AVX512 struct affine load_affine(size_t n, size_t N, const float *affine,
+                                      float slope, int residual)
 {
     struct affine a;
 
@@ -227,7 +226,8 @@ TILE struct affine load_affine(size_t n, size_t N, const float *affine,
 }
 
 /* Sums of 16 channels to the stream; returns its signs. */
-TILE __mmask16 real_outputs(__m512i sum, const struct affine *a, float *stream)
+TILE_AVX512 __mmask16 real_outputs__avx512(__m512i sum, const struct affine *a,
+                                           float *stream)
 {
     const __m512 zero = _mm512_setzero_ps();
     __m512 z = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), a->scale);
@@ -241,21 +241,22 @@ TILE __mmask16 real_outputs(__m512i sum, const struct affine *a, float *stream)
     return _mm512_mask_cmp_ps_mask(a->in, z, zero, _CMP_GE_OQ);
 }
 
-TILE void real_tile(const size_t rows, size_t K, const uint64_t *x,
-                    const __m512i *w, const struct affine *a, size_t n,
-                    size_t N, float *stream, uint64_t *sign)
+TILE_AVX512 void real_tile__avx512(const size_t rows, size_t K,
+                                   const uint64_t *x, const __m512i *w,
+                                   const struct affine *a, size_t n, size_t N,
+                                   float *stream, uint64_t *sign)
 {
     const __m512i all = _mm512_set1_epi32((int32_t)K);
-    __m512i d[ROWS];
+    __m512i d[ROWS_AVX512];
     size_t r;
 
-    differences(rows, (K + 31) / 32, words(K), x, w, d);
+    differences__avx512(rows, (K + 31) / 32, words(K), x, w, d);
     for (r = 0; r < rows; r++) {
         const __m512i sum =
             _mm512_sub_epi32(all, _mm512_add_epi32(d[r], d[r]));
 
         store_bits(sign + r * words(N), n,
-                   real_outputs(sum, a, stream + r * N + n));
+                   real_outputs__avx512(sum, a, stream + r * N + n));
     }
 }
 
@@ -274,12 +275,12 @@ AVX512 static void b1_gemm_real__avx512_16x8(size_t M, size_t N, size_t K,
         const struct affine a = load_affine(n, N, affine, slope, residual);
         const __m512i *tile = (const __m512i *)w;
 
-        for (m = 0; m + ROWS <= M; m += ROWS)
-            real_tile(ROWS, K, x + m * row_in, tile, &a, n, N, stream + m * N,
-                      sign + m * row_out);
+        for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            real_tile__avx512(ROWS_AVX512, K, x + m * row_in, tile, &a, n, N,
+                              stream + m * N, sign + m * row_out);
         for (; m < M; m++)
-            real_tile(1, K, x + m * row_in, tile, &a, n, N, stream + m * N,
-                      sign + m * row_out);
+            real_tile__avx512(1, K, x + m * row_in, tile, &a, n, N,
+                              stream + m * N, sign + m * row_out);
     }
 }
 
@@ -324,8 +325,9 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
                 const __m512i wide =
                     _mm512_cvtepi8_epi32(_mm512_castsi512_si128(sum));
 
-                word |= (uint64_t)real_outputs(wide, &a[i], to + i * LANES)
-                        << i * LANES;
+                word |=
+                    (uint64_t)real_outputs__avx512(wide, &a[i], to + i * LANES)
+                    << i * LANES;
                 sum = _mm512_alignr_epi64(sum, sum, 2); /* the next 16 bytes */
             }
             sign[m * row] = word;
@@ -358,7 +360,7 @@ AVX512 static float i8_dot__avx512_64(size_t K, const float *x,
 
 /* Sixteen weights in 8 bytes: nibble i is moved to the low end of lane i, then
  * looked up. */
-TILE __m512 weights_i4(const uint8_t *w)
+TILE_AVX512 __m512 weights_i4(const uint8_t *w)
 {
     const __m512i to_lanes = _mm512_set_epi64(
         0x0000003c00000038, 0x0000003400000030, 0x0000002c00000028,
@@ -390,7 +392,7 @@ AVX512 static float i4_dot__avx512_64(size_t K, const float *x,
                                       _mm512_loadu_ps(x + at)));
         }
     for (; k < K; k += LANES) {
-        memcpy(end, w + k / 2, min((K - k + 1) / 2, 8));
+        memcpy(end, w + k / 2, min_size((K - k + 1) / 2, 8));
         sum[0] = _mm512_add_ps(
             sum[0], _mm512_mul_ps(weights_i4(end), _mm512_maskz_loadu_ps(
                                                        lanes(k, K), x + k)));

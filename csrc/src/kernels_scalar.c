@@ -8,18 +8,13 @@
 #include "bytes.h"
 #include "kernels.h"
 
-enum { BLOCK = 64 };
-
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
+enum { BLOCK_SCALAR = 64 };
 
 /* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
 #if defined(__POPCNT__) || defined(__aarch64__)
 /* An instruction counts the ones of a word. */
-static void differences(size_t outputs, size_t row, const uint64_t *x,
-                        const uint8_t *w, uint32_t d[BLOCK])
+static void differences__scalar(size_t outputs, size_t row, const uint64_t *x,
+                                const uint8_t *w, uint32_t d[BLOCK_SCALAR])
 {
     size_t n, k;
 
@@ -34,11 +29,11 @@ static void differences(size_t outputs, size_t row, const uint64_t *x,
 #else
 /* None, as on plain x86-64: count within bytes, at most 8 each, add those of
  * up to 31 words, and only then add across. */
-static void differences(size_t outputs, size_t row, const uint64_t *x,
-                        const uint8_t *w, uint32_t d[BLOCK])
+static void differences__scalar(size_t outputs, size_t row, const uint64_t *x,
+                                const uint8_t *w, uint32_t d[BLOCK_SCALAR])
 {
     const uint64_t pairs = 0x00ff00ff00ff00ffu;
-    uint64_t sum[BLOCK] = {0};
+    uint64_t sum[BLOCK_SCALAR] = {0};
     size_t n, k;
 
     for (n = 0; n < outputs; n++)
@@ -63,8 +58,10 @@ static void differences(size_t outputs, size_t row, const uint64_t *x,
 #endif
 
 /* The bit outputs of one block. */
-static uint64_t bit_outputs(size_t outputs, const uint32_t d[BLOCK],
-                            const uint16_t *threshold, uint64_t direction)
+static uint64_t bit_outputs__scalar(size_t outputs,
+                                    const uint32_t d[BLOCK_SCALAR],
+                                    const uint16_t *threshold,
+                                    uint64_t direction)
 {
     uint64_t word = 0;
 
@@ -74,9 +71,10 @@ static uint64_t bit_outputs(size_t outputs, const uint32_t d[BLOCK],
 }
 
 /* The real outputs of one block, K - 2 d each, into `stream`; its signs. */
-static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
-                             const float *scale, const float *bias,
-                             float slope, int residual, float *stream)
+static uint64_t real_outputs__scalar(size_t outputs, size_t K,
+                                     const uint32_t d[BLOCK_SCALAR],
+                                     const float *scale, const float *bias,
+                                     float slope, int residual, float *stream)
 {
     uint64_t word = 0;
     size_t i;
@@ -106,14 +104,15 @@ static void i8_conv_bits__scalar_1x1(size_t M, size_t N, size_t rows,
     size_t m, n, i, k, at, r, c;
 
     for (m = 0; m < M; m++, x += step)
-        for (n = 0; n < N; n += BLOCK) {
-            const size_t outputs = min(N - n, BLOCK);
-            int32_t sum[BLOCK] = {0};
+        for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
+            int32_t sum[BLOCK_SCALAR] = {0};
             uint64_t word = 0;
 
-            for (at = r = c = 0; at < K; at += BLOCK) {
-                const size_t inputs = min(K - at, BLOCK);
-                int16_t patch[BLOCK]; /* contiguous, as the weights are */
+            for (at = r = c = 0; at < K; at += BLOCK_SCALAR) {
+                const size_t inputs = min_size(K - at, BLOCK_SCALAR);
+                int16_t
+                    patch[BLOCK_SCALAR]; /* contiguous, as the weights are */
 
                 for (k = 0; k < inputs; k++) {
                     patch[k] = x[r * pitch + c++];
@@ -136,16 +135,16 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
                                       const uint8_t *direction, uint64_t *out)
 {
     const size_t row = words(K);
-    uint32_t d[BLOCK];
+    uint32_t d[BLOCK_SCALAR];
     size_t m, n;
 
     for (m = 0; m < M; m++, x += row)
-        for (n = 0; n < N; n += BLOCK) {
-            const size_t outputs = min(N - n, BLOCK);
+        for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
-            differences(outputs, row, x, w + 8 * n * row, d);
-            *out++ = bit_outputs(outputs, d, threshold + n,
-                                 load_u64(direction + n / 8));
+            differences__scalar(outputs, row, x, w + 8 * n * row, d);
+            *out++ = bit_outputs__scalar(outputs, d, threshold + n,
+                                         load_u64(direction + n / 8));
         }
 }
 
@@ -156,16 +155,17 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
                                       uint64_t *sign)
 {
     const size_t row = words(K);
-    uint32_t d[BLOCK];
+    uint32_t d[BLOCK_SCALAR];
     size_t m, n;
 
     for (m = 0; m < M; m++, x += row, stream += N)
-        for (n = 0; n < N; n += BLOCK) {
-            const size_t outputs = min(N - n, BLOCK);
+        for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
-            differences(outputs, row, x, w + 8 * n * row, d);
-            *sign++ = real_outputs(outputs, K, d, affine + n, affine + N + n,
-                                   slope, residual, stream + n);
+            differences__scalar(outputs, row, x, w + 8 * n * row, d);
+            *sign++ =
+                real_outputs__scalar(outputs, K, d, affine + n, affine + N + n,
+                                     slope, residual, stream + n);
         }
 }
 
@@ -179,8 +179,8 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
     size_t m, n, i, j;
 
     for (m = 0; m < M; m++)
-        for (n = 0; n < N; n += BLOCK) {
-            uint32_t d[BLOCK] = {0};
+        for (n = 0; n < N; n += BLOCK_SCALAR) {
+            uint32_t d[BLOCK_SCALAR] = {0};
 
             for (j = 0; j < taps; j++) {
                 /* Before the first position this wraps, far beyond M. */
@@ -190,12 +190,12 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
                 const uint64_t differ =
                     inputs ^ load_u64(w + 8 * (j * row + n / 64));
 
-                for (i = 0; i < BLOCK; i++)
+                for (i = 0; i < BLOCK_SCALAR; i++)
                     d[i] += (uint32_t)(differ >> i) & 1;
             }
-            sign[m * row + n / 64] =
-                real_outputs(min(N - n, BLOCK), taps, d, affine + n,
-                             affine + N + n, slope, 1, stream + m * N + n);
+            sign[m * row + n / 64] = real_outputs__scalar(
+                min_size(N - n, BLOCK_SCALAR), taps, d, affine + n,
+                affine + N + n, slope, 1, stream + m * N + n);
         }
 }
 

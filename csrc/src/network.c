@@ -14,14 +14,9 @@
  * less. */
 enum { SLACK = 16 };
 
-static size_t max(size_t a, size_t b)
+static size_t max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
-}
-
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 /* Words in a row of the map with a border that conv2 reads. */
@@ -50,8 +45,8 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     /* What is gathered: by conv2 for one row of the map, by fc for all
      * frames. Words. */
     const size_t gathered =
-        max(m->mels2 * words(area * m->conv1_channels),
-            m->frames2 * words(m->mels2 * m->conv2_channels));
+        max_size(m->mels2 * words(area * m->conv1_channels),
+                 m->frames2 * words(m->mels2 * m->conv2_channels));
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
@@ -316,7 +311,7 @@ static void set_bits(uint64_t *bits, size_t from, size_t to)
     const uint64_t ones = ~(uint64_t)0;
 
     while (from < to) {
-        const size_t take = min(to - from, 64 - from % 64);
+        const size_t take = min_size(to - from, 64 - from % 64);
 
         bits[from / 64] |= ones >> (64 - take) << from % 64;
         from += take;
