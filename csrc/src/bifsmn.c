@@ -6,6 +6,13 @@
 
 #include "network.h"
 
+/* Every 64-bit ARM has NEON. */
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
+#define BIFSMN_KERNELS &bifsmn_kernels_neon
+#else
+#define BIFSMN_KERNELS &bifsmn_kernels_scalar
+#endif
+
 const char *bifsmn_message(int error)
 {
     static const char *const messages[] = {
@@ -91,7 +98,7 @@ int bifsmn_open(const void *file, size_t file_size, void *workspace,
     arena.base = (uint8_t *)workspace + misalignment(workspace);
     arena.used = 0;
     home = place(&draft, &arena);
-    draft.kernels = &bifsmn_kernels_scalar;
+    draft.kernels = BIFSMN_KERNELS;
     *home = draft;
     bifsmn_frontend_fill(&home->frontend, &home->model);
     bifsmn_network_fill(home);

@@ -16,13 +16,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum {
+    CONV1_CHANNELS = 16, /* conv1's channels are rounded up to these */
+    CONV1_SLACK = 8,     /* values that may be read after its map */
+    LONGEST_TILE = 8
+};
+
 struct bifsmn_kernels {
     const char *name;
 
-    /* out bit = (sum over k of w * x >= threshold) xor direction
-     * x [M][K] and w [N][K] within 8 bits, wide as multipliers like them,
-     * threshold [N], direction bits [N], out [M][words(N)] */
-    void (*i16_gemm_bits)(size_t M, size_t N, size_t K, const int16_t *x,
+    /* The residual stream [M][N] lies in tiles of this many positions,
+     * [tiles][N][tile], so that one vector can hold one channel; 1: as it is
+     * written. The last tile is filled up with positions of no meaning. */
+    size_t tile;
+
+    /* out bit = (sum over i, j of w * x >= threshold) xor direction, where
+     * position m reads x[i * pitch + m * step + j] for i < rows, j < columns.
+     * x within 8 bits, wide as multipliers like them,
+     * w [rows][columns][padded N], threshold [padded N] within 31 bits,
+     * N padded to CONV1_CHANNELS with weights of 0 and thresholds of 1,
+     * direction bits [N], out [M][words(N)] */
+    void (*i16_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
+                          size_t step, size_t pitch, const int16_t *x,
                           const int16_t *w, const int32_t *threshold,
                           const uint8_t *direction, uint64_t *out);
 
@@ -34,27 +49,30 @@ struct bifsmn_kernels {
                          const uint8_t *direction, uint64_t *out);
 
     /* z = (K - 2 d) * scale + bias; y = z >= 0 ? z : z * slope
-     * stream = residual ? stream + y : y; sign = stream >= 0
+     * stream = stream + y; sign = stream >= 0
      * x [M][words(K)], w [N][words(K)], affine [2][N] scale then bias,
-     * stream [M][N], sign [M][words(N)] */
+     * stream [M][N] in tiles and never -0, sign [M][words(N)] */
     void (*b1_gemm_real)(size_t M, size_t N, size_t K, const uint64_t *x,
                          const uint8_t *w, const float *affine, float slope,
-                         int residual, float *stream, uint64_t *sign);
+                         float *stream, uint64_t *sign);
 
-    /* The depthwise memory: as b1_gemm_real with residual, where the inputs of
-     * channel n at position t are channel n at t + (j - left) * dilation for
-     * each tap j, +1 outside 0..M - 1.
+    /* The depthwise memory: as b1_gemm_real, where the inputs of channel n at
+     * position t are channel n at t + (j - left) * dilation for each tap j, +1
+     * outside 0..M - 1.
      * x [M][words(N)], w [taps][words(N)], sign [M][words(N)] is not x */
     void (*b1_memory_real)(size_t M, size_t N, size_t taps, size_t left,
                            size_t dilation, const uint64_t *x,
                            const uint8_t *w, const float *affine, float slope,
                            float *stream, uint64_t *sign);
 
-    /* sum over k of w * x: w i8 [K], or i4 [(K + 1) / 2] low nibble first. */
-    float (*i8_dot)(size_t K, const float *x, const uint8_t *w);
-    float (*i4_dot)(size_t K, const float *x, const uint8_t *w);
+    /* out [N] = w [N][K] times x [K], in any order of additions. */
+    void (*f32_gemv)(size_t N, size_t K, const float *x, const float *w,
+                     float *out);
 };
 
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
+extern const struct bifsmn_kernels bifsmn_kernels_neon;
+#endif
 
 #endif

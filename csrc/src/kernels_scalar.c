@@ -73,10 +73,10 @@ static uint64_t bit_outputs(size_t outputs, const uint32_t d[BLOCK],
     return word ^ direction;
 }
 
-/* The real outputs of one block, K - 2 d each, into `stream`; its signs. */
+/* The real outputs of one block, K - 2 d each, onto `stream`; its signs. */
 static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
                              const float *scale, const float *bias,
-                             float slope, int residual, float *stream)
+                             float slope, float *stream)
 {
     uint64_t word = 0;
     size_t i;
@@ -87,34 +87,38 @@ static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
 
         z = z + bias[i];
         below = z * slope;
-        z = z >= 0 ? z : below;
-        stream[i] = residual ? stream[i] + z : z;
+        stream[i] = stream[i] + (z >= 0 ? z : below);
     }
     for (i = outputs; i > 0; i--)
         word = word << 1 | (stream[i - 1] >= 0);
     return word;
 }
 
-static void i16_gemm_bits__scalar_1x1(size_t M, size_t N, size_t K,
-                                      const int16_t *x, const int16_t *w,
-                                      const int32_t *threshold,
-                                      const uint8_t *direction, uint64_t *out)
+static void i16_conv_bits__scalar_1x64(size_t M, size_t N, size_t rows,
+                                       size_t columns, size_t step,
+                                       size_t pitch, const int16_t *x,
+                                       const int16_t *w,
+                                       const int32_t *threshold,
+                                       const uint8_t *direction, uint64_t *out)
 {
-    size_t m, n, k, i;
+    const size_t padded =
+        (N + CONV1_CHANNELS - 1) / CONV1_CHANNELS * CONV1_CHANNELS;
+    size_t m, n, i, j, k;
 
-    for (m = 0; m < M; m++, x += K)
-        for (n = 0; n < N; n += BLOCK, out++) {
+    for (m = 0; m < M; m++, x += step)
+        for (n = 0; n < N; n += BLOCK) {
+            const size_t outputs = min(padded - n, BLOCK);
+            const int16_t *row = w + n;
+            int32_t sum[BLOCK] = {0};
             uint64_t word = 0;
 
-            for (i = min(N - n, BLOCK); i > 0; i--) {
-                const int16_t *row = w + (n + i - 1) * K;
-                int32_t sum = 0;
-
-                for (k = 0; k < K; k++)
-                    sum += row[k] * x[k];
-                word = word << 1 | (sum >= threshold[n + i - 1]);
-            }
-            *out = word ^ load_u64(direction + n / 8);
+            for (i = 0; i < rows; i++)
+                for (j = 0; j < columns; j++, row += padded)
+                    for (k = 0; k < outputs; k++)
+                        sum[k] += row[k] * x[i * pitch + j];
+            for (k = outputs; k > 0; k--)
+                word = word << 1 | (sum[k - 1] >= threshold[n + k - 1]);
+            *out++ = word ^ load_u64(direction + n / 8);
         }
 }
 
@@ -140,8 +144,7 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
 static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
                                       const uint64_t *x, const uint8_t *w,
                                       const float *affine, float slope,
-                                      int residual, float *stream,
-                                      uint64_t *sign)
+                                      float *stream, uint64_t *sign)
 {
     const size_t row = words(K);
     uint32_t d[BLOCK];
@@ -153,7 +156,7 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
 
             differences(outputs, row, x, w + 8 * n * row, d);
             *sign++ = real_outputs(outputs, K, d, affine + n, affine + N + n,
-                                   slope, residual, stream + n);
+                                   slope, stream + n);
         }
 }
 
@@ -183,51 +186,34 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
             }
             sign[m * row + n / 64] =
                 real_outputs(min(N - n, BLOCK), taps, d, affine + n,
-                             affine + N + n, slope, 1, stream + m * N + n);
+                             affine + N + n, slope, stream + m * N + n);
         }
 }
 
 /* Four sums at once: one would wait for each addition to end. */
-static float i8_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
+static void f32_gemv__scalar_1x4(size_t N, size_t K, const float *x,
+                                 const float *w, float *out)
 {
-    float sum[4] = {0};
-    size_t k, i;
+    size_t n, k, i;
 
-    for (k = 0; k + 4 <= K; k += 4)
-        for (i = 0; i < 4; i++)
-            sum[i] += x[k + i] * (float)(int8_t)w[k + i];
-    for (; k < K; k++)
-        sum[0] += x[k] * (float)(int8_t)w[k];
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
+    for (n = 0; n < N; n++, w += K) {
+        float sum[4] = {0};
 
-static float nibble(uint8_t n)
-{
-    return (float)(((n & 15) ^ 8) - 8);
-}
-
-static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
-{
-    float sum[4] = {0};
-    size_t k;
-
-    for (k = 0; k + 4 <= K; k += 4, w += 2) {
-        sum[0] += x[k] * nibble(w[0]);
-        sum[1] += x[k + 1] * nibble(w[0] >> 4);
-        sum[2] += x[k + 2] * nibble(w[1]);
-        sum[3] += x[k + 3] * nibble(w[1] >> 4);
+        for (k = 0; k + 4 <= K; k += 4)
+            for (i = 0; i < 4; i++)
+                sum[i] += x[k + i] * w[k + i];
+        for (; k < K; k++)
+            sum[0] += x[k] * w[k];
+        out[n] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
-    for (; k < K; k++)
-        sum[0] += x[k] * nibble(k % 2 ? *w++ >> 4 : *w);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
-    i16_gemm_bits__scalar_1x1,
+    1,
+    i16_conv_bits__scalar_1x64,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,
-    i8_dot__scalar_4,
-    i4_dot__scalar_4,
+    f32_gemv__scalar_1x4,
 };

@@ -1,7 +1,8 @@
 /* network.c: the stages of docs/format.md in order, each one kernel call.
  *
- * A convolution is gathered: the inputs under the kernel are copied into one
- * row for each output position, and the rest is a matrix product. */
+ * The first convolution runs on the features as they lie, with zeros put
+ * beside them. The second is gathered: the inputs under the kernel are copied
+ * into one row for each output position, and the rest is a matrix product. */
 
 #include "network.h"
 
@@ -9,40 +10,83 @@
 
 #include "bytes.h"
 
-static size_t max(size_t a, size_t b)
+static size_t min(size_t a, size_t b)
 {
-    return a > b ? a : b;
+    return a < b ? a : b;
+}
+
+static size_t round_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Places of a map that the kernels of n outputs cover. */
+static size_t covered(const struct model *m, size_t n)
+{
+    return (n - 1) * m->stride + m->kernel;
+}
+
+/* Places of a map before the first input. */
+static size_t border(const struct model *m)
+{
+    return (m->kernel - 1) / 2;
+}
+
+/* Channels that fill whole bytes of a row of bits in memory: then positions
+ * are copied as bytes, else bit by bit. */
+static int fills_bytes(size_t channels)
+{
+    const uint16_t one = 1;
+
+    return channels % 8 == 0 && *(const uint8_t *)&one == 1;
+}
+
+enum { COPY = 16 }; /* bytes that are copied at once, and may be too many */
+
+static uint64_t map2_bytes(const struct model *m)
+{
+    return (uint64_t)covered(m, m->frames2) * covered(m, m->mels2) *
+               (m->conv1_channels / 8) + COPY;
 }
 
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
     const size_t area = m->kernel * m->kernel;
+    const size_t conv1_padded = round_up(m->conv1_channels, CONV1_CHANNELS);
     const uint64_t affine = 2 * (uint64_t)m->channels;
-    /* The most of what is gathered: conv1 and conv2 for one row of the map,
-     * fc for all frames. */
-    const size_t gathered =
-        max(2 * m->mels1 * area,
-            8 * max(m->mels2 * words(area * m->conv1_channels),
-                    m->frames2 * words(m->mels2 * m->conv2_channels)));
+    const uint64_t stream =
+        (uint64_t)round_up(m->frames2, LONGEST_TILE) * m->channels;
+    /* The most of what is gathered: conv2, fc, or the stream for a trace. */
+    const uint64_t conv2 = (uint64_t)m->frames2 * m->mels2 *
+                           words(area * m->conv1_channels) * 8;
+    const uint64_t fc =
+        (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels) * 8;
+    const uint64_t most = conv2 > fc ? conv2 : fc;
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
-    net->conv1_weight = arena_take(arena, m->conv1_channels * area, 2);
-    net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
+    net->conv1_weight = arena_take(arena, conv1_padded * area, 2);
+    net->conv1_threshold = arena_take(arena, conv1_padded, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
     net->memory_affine = arena_take(arena, m->sets[MEMORY] * affine, 4);
     net->p1_threshold = arena_take(
         arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
+    net->head_weight = arena_take(arena, m->classes * stream, 4);
 
     net->features = arena_take(arena, m->frames * m->mels, 1);
+    net->map1 = arena_take(
+        arena, (uint64_t)m->frames * covered(m, m->mels1) + CONV1_SLACK, 2);
     net->conv1 = arena_take(
         arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
+    net->map2 = arena_take(
+        arena, fills_bytes(m->conv1_channels) ? map2_bytes(m) : 0, 1);
     net->conv2 = arena_take(
         arena, (uint64_t)m->frames2 * m->mels2, 8 * words(m->conv2_channels));
-    net->gathered = arena_take(arena, gathered, 1);
-    net->stream = arena_take(arena, m->frames2 * m->channels, 4);
+    net->gathered =
+        arena_take(arena, (most > 4 * stream ? most : 4 * stream) + COPY, 1);
+    net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->hidden = arena_take(arena, m->frames2, 8 * words(m->expansion));
@@ -67,6 +111,74 @@ static void unpack_thresholds(const struct section *s, uint16_t *out)
         out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
 }
 
+/* Where the stream holds channel c at position t. */
+static size_t stream_index(const struct bifsmn *net, size_t t, size_t c)
+{
+    const size_t tile = net->kernels->tile;
+
+    return (t / tile * net->model.channels + c) * tile + t % tile;
+}
+
+/* Values of the stream, with those that fill the last tile. */
+static size_t stream_size(const struct bifsmn *net)
+{
+    return round_up(net->model.frames2, net->kernels->tile) *
+           net->model.channels;
+}
+
+/* Sums of conv1 are within kernel * kernel * 128 * 128 < 2^30: thresholds
+ * beyond it are all alike, and a kernel may subtract one from a sum. */
+static int32_t clamp_threshold(int32_t threshold)
+{
+    const int32_t most = 1 << 30;
+
+    return threshold < -most ? -most : threshold > most ? most : threshold;
+}
+
+/* [C1][kernel][kernel] in the file. */
+static void fill_conv1(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+    const struct section *s = m->section;
+    const size_t area = m->kernel * m->kernel;
+    const size_t padded = round_up(m->conv1_channels, CONV1_CHANNELS);
+    size_t n, k;
+
+    memset(net->conv1_weight, 0, 2 * area * padded);
+    for (n = 0; n < padded; n++)
+        net->conv1_threshold[n] = 1;
+    for (n = 0; n < m->conv1_channels; n++) {
+        net->conv1_threshold[n] =
+            clamp_threshold(load_i32(s[C1_T].data + 4 * n));
+        for (k = 0; k < area; k++)
+            net->conv1_weight[k * padded + n] =
+                (int8_t)s[C1_W].data[n * area + k];
+    }
+}
+
+/* [classes][T2][C] in the file. */
+static void fill_head(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+    const struct section *s = &m->section[HD_W];
+    const size_t K = m->frames2 * m->channels;
+    float *out = net->head_weight;
+    size_t i, t, c;
+
+    memset(out, 0, 4 * m->classes * stream_size(net));
+    for (i = 0; i < m->classes; i++, out += stream_size(net))
+        for (t = 0; t < m->frames2; t++)
+            for (c = 0; c < m->channels; c++) {
+                const size_t k = t * m->channels + c;
+                const uint8_t pair = s->data[i * ((K + 1) / 2) + k / 2];
+                const int nibble = (k % 2 ? pair >> 4 : pair) & 15;
+
+                out[stream_index(net, t, c)] =
+                    s->dtype == I8 ? (int8_t)s->data[i * K + k]
+                                   : (float)((nibble ^ 8) - 8);
+            }
+}
+
 void bifsmn_network_fill(struct bifsmn *net)
 {
     const struct model *m = &net->model;
@@ -75,15 +187,18 @@ void bifsmn_network_fill(struct bifsmn *net)
 
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
-    for (i = 0; i < s[C1_W].size; i++)
-        net->conv1_weight[i] = (int8_t)s[C1_W].data[i];
-    for (i = 0; i < m->conv1_channels; i++)
-        net->conv1_threshold[i] = load_i32(s[C1_T].data + 4 * i);
+    fill_conv1(net);
     unpack_thresholds(&s[C2_T], net->conv2_threshold);
     unpack_floats(&s[FC_A], net->fc_affine);
     unpack_floats(&s[ME_A], net->memory_affine);
     unpack_thresholds(&s[P1_T], net->p1_threshold);
     unpack_floats(&s[P2_A], net->p2_affine);
+    fill_head(net);
+
+    /* What lies around the maps; runs write only inside. */
+    memset(net->map1, 0, 2 * m->frames * covered(m, m->mels1));
+    if (fills_bytes(m->conv1_channels))
+        memset(net->map2, 0xff, (size_t)map2_bytes(m));
 }
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
@@ -91,6 +206,66 @@ void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
 {
     if (net->trace)
         net->trace(net->trace_user, stage, (int)k, data, bytes);
+}
+
+/* The stream is untiled for the trace, into net->gathered. */
+static void trace_stream(const struct bifsmn *net, const char *stage, size_t k)
+{
+    const size_t T = net->model.frames2, C = net->model.channels;
+    float *out = net->gathered;
+    size_t t, c;
+
+    if (!net->trace)
+        return;
+    for (t = 0; t < T; t++)
+        for (c = 0; c < C; c++)
+            *out++ = net->stream[stream_index(net, t, c)];
+    bifsmn_network_trace(net, stage, k, net->gathered, 4 * T * C);
+}
+
+/* features [T0][M0] to net->conv1 [T1][M1][C1], by way of net->map1. */
+static void run_conv1(struct bifsmn *net, const int8_t *features)
+{
+    const struct model *m = &net->model;
+    const size_t padded = round_up(m->conv1_channels, CONV1_CHANNELS);
+    const size_t pitch = covered(m, m->mels1), before = border(m);
+    const size_t inside = min(m->mels, pitch - before);
+    const size_t row = m->mels1 * words(m->conv1_channels);
+    size_t t, f;
+
+    for (t = 0; t < m->frames; t++)
+        for (f = 0; f < inside; f++)
+            net->map1[t * pitch + before + f] = features[t * m->mels + f];
+    for (t = 0; t < m->frames1; t++) {
+        /* Rows of the kernel before the first frame and after the last one
+         * would add zeros. */
+        const size_t at = t * m->stride;
+        const size_t first = at < before ? before - at : 0;
+        const size_t end = min(m->kernel, m->frames + before - at);
+
+        net->kernels->i16_conv_bits(
+            m->mels1, m->conv1_channels, end - first, m->kernel, m->stride,
+            pitch, net->map1 + (at + first - before) * pitch,
+            net->conv1_weight + first * m->kernel * padded,
+            net->conv1_threshold, m->section[C1_D].data, net->conv1 + t * row);
+    }
+}
+
+/* Positions of `channels` bits each, in rows of whole words, to ones without
+ * padding, where channels fill bytes. */
+static void pack(uint8_t *out, const uint64_t *bits, size_t positions,
+                 size_t channels)
+{
+    const size_t bytes = channels / 8, row = words(channels);
+
+    for (; positions > 0; positions--, out += bytes, bits += row) {
+        if (bytes == 2) /* as usual: no call of memcpy */
+            memcpy(out, bits, 2);
+        else if (bytes == 4)
+            memcpy(out, bits, 4);
+        else
+            memcpy(out, bits, bytes);
+    }
 }
 
 /* A row of bits being filled from its start. */
@@ -115,72 +290,75 @@ static void append(struct bit_row *row, const uint64_t *bits, size_t n)
     }
 }
 
-/* Where the kernel of an output looks: before the map this wraps, to an index
- * beyond any map. */
-static size_t input_index(const struct model *m, size_t output, size_t tap)
-{
-    return output * m->stride + tap - (m->kernel - 1) / 2;
-}
-
-/* features [T0][M0] to net->conv1 [T1][M1][C1]; gathered [M1][kernel][kernel],
- * zeros outside the map. */
-static void run_conv1(struct bifsmn *net, const int8_t *features)
+/* net->conv1 to net->gathered [T2][M2][kernel][kernel][C1], +1 outside the
+ * map, by way of net->map2: each row of the kernel is one run of bytes. */
+static void gather_bytes(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t, f, i, j;
+    const size_t channels = m->conv1_channels, bytes = channels / 8;
+    const size_t pitch = covered(m, m->mels2) * bytes;
+    const size_t before = border(m), run = m->kernel * bytes;
+    const size_t inside = min(m->mels1, covered(m, m->mels2) - before);
+    const size_t frames = min(m->frames1, covered(m, m->frames2) - before);
+    const size_t padding = 8 * words(8 * m->kernel * run) - m->kernel * run;
+    uint8_t *out = net->gathered;
+    size_t t, f, i, b;
 
-    for (t = 0; t < m->frames1; t++) {
-        int16_t *patch = net->gathered;
+    for (t = 0; t < frames; t++)
+        pack(net->map2 + (t + before) * pitch + before * bytes,
+             net->conv1 + t * m->mels1 * words(channels), inside, channels);
+    for (t = 0; t < m->frames2; t++)
+        for (f = 0; f < m->mels2; f++) {
+            const uint8_t *in =
+                net->map2 + (t * pitch + f * bytes) * m->stride;
 
-        for (f = 0; f < m->mels1; f++)
-            for (i = 0; i < m->kernel; i++)
-                for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
-
-                    *patch++ = frame < m->frames && mel < m->mels
-                                   ? features[frame * m->mels + mel]
-                                   : 0;
-                }
-        net->kernels->i16_gemm_bits(
-            m->mels1, m->conv1_channels, m->kernel * m->kernel, net->gathered,
-            net->conv1_weight, net->conv1_threshold, m->section[C1_D].data,
-            net->conv1 + t * row);
-    }
+            for (i = 0; i < m->kernel; i++, in += pitch, out += run)
+                for (b = 0; b < run; b += COPY)
+                    memcpy(out + b, in + b, COPY);
+            memset(out, 0, 8); /* padding is less */
+            out += padding;
+        }
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered [M2][kernel][kernel][C1],
- * +1 outside the map. */
-static void run_conv2(struct bifsmn *net)
+/* The same for any number of channels. */
+static void gather_bits(struct bifsmn *net)
 {
     const struct model *m = &net->model;
     const size_t K = m->kernel * m->kernel * m->conv1_channels;
-    const size_t in = words(m->conv1_channels);
-    const size_t row = m->mels2 * words(m->conv2_channels);
+    struct bit_row patch = {net->gathered, 0};
     size_t t, f, i, j;
 
-    for (t = 0; t < m->frames2; t++) {
-        struct bit_row patch = {net->gathered, 0};
-
-        memset(net->gathered, 0, 8 * m->mels2 * words(K));
+    memset(net->gathered, 0, 8 * m->frames2 * m->mels2 * words(K));
+    for (t = 0; t < m->frames2; t++)
         for (f = 0; f < m->mels2; f++, patch.words += words(K), patch.size = 0)
             for (i = 0; i < m->kernel; i++)
                 for (j = 0; j < m->kernel; j++) {
-                    const size_t frame = input_index(m, t, i);
-                    const size_t mel = input_index(m, f, j);
+                    /* Before the map these wrap, to beyond any map. */
+                    const size_t frame = t * m->stride + i - border(m);
+                    const size_t mel = f * m->stride + j - border(m);
                     const int inside = frame < m->frames1 && mel < m->mels1;
+                    const size_t from = (frame * m->mels1 + mel) *
+                                        words(m->conv1_channels);
 
-                    append(&patch,
-                           inside ? net->conv1 + (frame * m->mels1 + mel) * in
-                                  : NULL,
+                    append(&patch, inside ? net->conv1 + from : NULL,
                            m->conv1_channels);
                 }
-        net->kernels->b1_gemm_bits(
-            m->mels2, m->conv2_channels, K, net->gathered,
-            m->section[C2_W].data, net->conv2_threshold, m->section[C2_D].data,
-            net->conv2 + t * row);
-    }
+}
+
+/* net->conv1 to net->conv2 [T2][M2][C2]. */
+static void run_conv2(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+
+    if (fills_bytes(m->conv1_channels))
+        gather_bytes(net);
+    else
+        gather_bits(net);
+    net->kernels->b1_gemm_bits(
+        m->frames2 * m->mels2, m->conv2_channels,
+        m->kernel * m->kernel * m->conv1_channels, net->gathered,
+        m->section[C2_W].data, net->conv2_threshold, m->section[C2_D].data,
+        net->conv2);
 }
 
 /* net->conv2 to stream and sign [T2][C]; gathered [T2][M2][C2] without the
@@ -195,11 +373,17 @@ static void run_fc(struct bifsmn *net)
 
     memset(net->gathered, 0, 8 * m->frames2 * words(K));
     for (t = 0; t < m->frames2; t++, row.words += words(K), row.size = 0)
-        for (f = 0; f < m->mels2; f++, bits += words(m->conv2_channels))
-            append(&row, bits, m->conv2_channels);
+        if (fills_bytes(m->conv2_channels)) {
+            pack((uint8_t *)row.words, bits, m->mels2, m->conv2_channels);
+            bits += m->mels2 * words(m->conv2_channels);
+        } else {
+            for (f = 0; f < m->mels2; f++, bits += words(m->conv2_channels))
+                append(&row, bits, m->conv2_channels);
+        }
+    memset(net->stream, 0, 4 * stream_size(net));
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
                                m->section[FC_W].data, net->fc_affine,
-                               load_f32(m->section[FC_S].data), 0, net->stream,
+                               load_f32(m->section[FC_S].data), net->stream,
                                net->sign);
 }
 
@@ -218,7 +402,7 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
                             net->memory_affine + set[MEMORY] * 2 * C,
                             load_f32(s[ME_S].data + 4 * set[MEMORY]),
                             net->stream, net->sign2);
-    bifsmn_network_trace(net, "memory", k, net->stream, 4 * T * C);
+    trace_stream(net, "memory", k);
 
     kernels->b1_gemm_bits(T, E, C, net->sign2, s[P1_W].data + layer * E * row_c,
                           net->p1_threshold + set[POINTWISE1] * E,
@@ -228,26 +412,22 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
     kernels->b1_gemm_real(T, C, E, net->hidden,
                           s[P2_W].data + layer * C * row_e,
                           net->p2_affine + set[POINTWISE2] * 2 * C,
-                          load_f32(s[P2_S].data + 4 * set[POINTWISE2]), 1,
+                          load_f32(s[P2_S].data + 4 * set[POINTWISE2]),
                           net->stream, net->sign);
-    bifsmn_network_trace(net, "pointwise2", k, net->stream, 4 * T * C);
+    trace_stream(net, "pointwise2", k);
 }
 
-/* stream [T2][C] to scores [classes]. */
+/* stream to scores [classes]. */
 static void run_head(struct bifsmn *net, float *scores)
 {
     const struct model *m = &net->model;
-    const size_t K = m->frames2 * m->channels;
-    const int small = m->section[HD_W].dtype == I4;
-    const size_t row = small ? (K + 1) / 2 : K;
     const uint8_t *affine = m->section[HD_A].data;
     size_t i;
 
+    net->kernels->f32_gemv(m->classes, stream_size(net), net->stream,
+                           net->head_weight, scores);
     for (i = 0; i < m->classes; i++) {
-        const uint8_t *w = m->section[HD_W].data + i * row;
-        float sum = small ? net->kernels->i4_dot(K, net->stream, w)
-                          : net->kernels->i8_dot(K, net->stream, w);
-        float scaled = sum * load_f32(affine + 4 * i);
+        float scaled = scores[i] * load_f32(affine + 4 * i);
 
         scores[i] = scaled + load_f32(affine + 4 * (m->classes + i));
     }
@@ -271,8 +451,7 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
     bifsmn_network_trace(net, "conv2", 0, net->conv2,
                          8 * m->frames2 * m->mels2 * words(m->conv2_channels));
     run_fc(net);
-    bifsmn_network_trace(net, "fc", 0, net->stream,
-                         4 * m->frames2 * m->channels);
+    trace_stream(net, "fc", 0);
     for (k = 0; k < depth; k++) {
         const size_t layer = (k + 1) * m->layers / depth - 1;
         size_t set[STAGES];

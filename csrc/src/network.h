@@ -18,21 +18,24 @@ struct bifsmn {
     void *trace_user;
 
     /* Constants, unpacked once from the file so that kernels see one type. */
-    int *depth;                 /* [D] */
-    int16_t *conv1_weight;      /* [C1][kernel][kernel] */
-    int32_t *conv1_threshold;   /* [C1] */
-    uint16_t *conv2_threshold;  /* [C2] */
-    float *fc_affine;           /* [2][C] */
-    float *memory_affine;       /* [sets][2][C] */
-    uint16_t *p1_threshold;     /* [sets][E] */
-    float *p2_affine;           /* [sets][2][C] */
+    int *depth;                /* [D] */
+    int16_t *conv1_weight;     /* [kernel][kernel][C1], C1 padded */
+    int32_t *conv1_threshold;  /* [C1], padded */
+    uint16_t *conv2_threshold; /* [C2] */
+    float *fc_affine;          /* [2][C] */
+    float *memory_affine;      /* [sets][2][C] */
+    uint16_t *p1_threshold;    /* [sets][E] */
+    float *p2_affine;          /* [sets][2][C] */
+    float *head_weight;        /* [classes][T2][C], tiled as the stream */
 
     /* What a run writes. Bits are in rows of whole words. */
     int8_t *features;  /* [T0][M0] */
+    int16_t *map1;     /* [T0][pitch of conv1's map] with zeros at both ends */
     uint64_t *conv1;   /* [T1][M1][C1] */
+    uint8_t *map2;     /* conv1 with +1 all around, without padding bits */
     uint64_t *conv2;   /* [T2][M2][C2] */
     void *gathered;    /* inputs of one GEMM: see network.c */
-    float *stream;     /* [T2][C] the residual stream */
+    float *stream;     /* [T2][C] the residual stream, in tiles */
     uint64_t *sign;    /* [T2][C] its signs */
     uint64_t *sign2;   /* [T2][C] and again: the memory reads other frames */
     uint64_t *hidden;  /* [T2][E] between the pointwise layers */
