@@ -18,7 +18,6 @@
 
 enum {
     CONV1_CHANNELS = 16, /* conv1's channels are rounded up to these */
-    CONV1_SLACK = 8,     /* values that may be read after its map */
     LONGEST_TILE = 8
 };
 
@@ -34,7 +33,8 @@ struct bifsmn_kernels {
      * position m reads x[i * pitch + m * step + j] for i < rows, j < columns.
      * x within 8 bits, wide as multipliers like them,
      * w [rows][columns][padded N], threshold [padded N] within 31 bits,
-     * N padded to CONV1_CHANNELS with weights of 0 and thresholds of 1,
+     * N padded to CONV1_CHANNELS with weights of 0 and thresholds of 1; of x,
+     * what three more positions and three more columns cover may be read,
      * direction bits [N], out [M][words(N)] */
     void (*i16_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
                           size_t step, size_t pitch, const int16_t *x,

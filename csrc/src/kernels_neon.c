@@ -8,7 +8,11 @@
  * Differing bits are counted within bytes (EOR, CNT), and bytes are added
  * pairwise (ADDP) in a tree that leaves one position per lane. ADD and ADDP
  * run on every vector pipe, widening additions only on some, so bytes are
- * widened only where they would overflow. */
+ * widened only where they would overflow.
+ *
+ * The inner loops of three kernels are assembly, because compilers spill and
+ * shuffle there: they cost from 10 to 60 % more as intrinsics, differently
+ * with every compiler. Everything around them is C. */
 
 #if defined(__aarch64__) && !defined(__AARCH64EB__)
 
@@ -70,31 +74,31 @@ static struct bits finish_bits(struct bits bits, size_t count, uint32_t flip)
     return bits;
 }
 
-/* z >= 0 ? z : z * slope; the maximum of both where 0 < slope <= 1. */
-static inline float32x4_t prelu(float32x4_t z, float32x4_t slope, int gentle)
+/* Whether z >= 0 ? z : z * slope is the maximum of both. It may give a zero of
+ * the other sign, which is lost when it is added to the stream. */
+static int is_maximum(float slope)
+{
+    return slope <= 1;
+}
+
+static inline float32x4_t prelu(float32x4_t z, float32x4_t slope, int maximum)
 {
     const float32x4_t below = vmulq_f32(z, slope);
 
-    if (gentle)
-        return vmaxq_f32(z, below);
-    return vbslq_f32(vcgezq_f32(z), z, below);
+    return maximum ? vmaxq_f32(z, below) : vbslq_f32(vcgezq_f32(z), z, below);
 }
 
-static int is_gentle(float slope)
-{
-    return slope > 0 && slope <= 1;
-}
-
-/* Sums s of one output onto its 8 places in the stream; their signs: sign bits
+/* Sums of one output onto its 8 places in the stream; their signs: sign bits
  * will do, because the stream is never -0. */
-static inline void add_real(float32x4_t low, float32x4_t high, float32x4_t scale,
-                            float32x4_t bias, float32x4_t slope, int gentle,
-                            float *stream, struct bits *below_zero)
+static inline void add_real(float32x4_t low, float32x4_t high,
+                            float32x4_t scale, float32x4_t bias,
+                            float32x4_t slope, int maximum, float *stream,
+                            struct bits *below_zero)
 {
     low = vaddq_f32(vmulq_f32(low, scale), bias);
     high = vaddq_f32(vmulq_f32(high, scale), bias);
-    low = vaddq_f32(vld1q_f32(stream), prelu(low, slope, gentle));
-    high = vaddq_f32(vld1q_f32(stream + 4), prelu(high, slope, gentle));
+    low = vaddq_f32(vld1q_f32(stream), prelu(low, slope, maximum));
+    high = vaddq_f32(vld1q_f32(stream + 4), prelu(high, slope, maximum));
     vst1q_f32(stream, low);
     vst1q_f32(stream + 4, high);
     shift_in(below_zero, vreinterpretq_u32_f32(low),
@@ -269,88 +273,99 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- pointwise 1: up to 128 inputs ---- */
+/* ---- pointwise 1: 65 to 128 inputs ---- */
 
-/* Differing bits of rows a and b, at 8 positions: a 0, b 0, a 1, b 1 ...
- * At most 128, so bytes are enough all the way. */
-static inline uint8x16_t two_rows(const uint8x16_t x[TILE], uint8x16_t a,
-                                  uint8x16_t b)
+/* Differing bits of rows a and b at positions p and q: in bytes of d. */
+#define P1_POSITIONS(d, e, f, g, p, q, a, b)                                   \
+    "eor " d ".16b, %[" p "].16b, " a ".16b\n"                                 \
+    "eor " e ".16b, %[" p "].16b, " b ".16b\n"                                 \
+    "eor " f ".16b, %[" q "].16b, " a ".16b\n"                                 \
+    "eor " g ".16b, %[" q "].16b, " b ".16b\n"                                 \
+    "cnt " d ".16b, " d ".16b\n"                                               \
+    "cnt " e ".16b, " e ".16b\n"                                               \
+    "cnt " f ".16b, " f ".16b\n"                                               \
+    "cnt " g ".16b, " g ".16b\n"                                               \
+    "addp " d ".16b, " d ".16b, " e ".16b\n"                                   \
+    "addp " f ".16b, " f ".16b, " g ".16b\n"                                   \
+    "addp " d ".16b, " d ".16b, " f ".16b\n"
+
+/* Rows a and b at 8 positions: a 0, b 0, a 1, b 1 ... in v8, at most 128 each,
+ * so that bytes are enough all the way. Their comparison with the limits goes
+ * into `bits`, and the bits of the rows before are moved down under it. */
+#define P1_ROWS(a, b, limit, before, bits)                                     \
+    P1_POSITIONS("v8", "v9", "v10", "v11", "x0", "x1", a, b)                   \
+    P1_POSITIONS("v9", "v10", "v11", "v12", "x2", "x3", a, b)                  \
+    "addp v8.16b, v8.16b, v9.16b\n"                                            \
+    P1_POSITIONS("v9", "v10", "v11", "v12", "x4", "x5", a, b)                  \
+    P1_POSITIONS("v10", "v11", "v12", "v13", "x6", "x7", a, b)                 \
+    "addp v9.16b, v9.16b, v10.16b\n"                                           \
+    "addp v8.16b, v8.16b, v9.16b\n"                                            \
+    "cmhi " bits ".16b, " limit ".16b, v8.16b\n"                               \
+    "sri " bits ".16b, " before ".16b, #1\n"
+
+/* Rows i to i + 3 with rows i + 8 to i + 11; `step` leads to the next four. */
+#define P1_EIGHT_ROWS(step)                                                    \
+    "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"          \
+    "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], " step "\n"             \
+    "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"                  \
+    P1_ROWS("v16", "v20", "v24", "v28", "v29")                                 \
+    P1_ROWS("v17", "v21", "v25", "v29", "v28")                                 \
+    P1_ROWS("v18", "v22", "v26", "v28", "v29")                                 \
+    P1_ROWS("v19", "v23", "v27", "v29", "v28")
+
+/* 64 rows of two words each at 8 positions: bits of 16 rows each. Row i goes
+ * with row i + 8, so that SRI leaves one byte of bits of each. */
+static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
+                     const uint16_t *threshold, uint16_t bits[4][TILE])
 {
-    uint8x16_t quarter[4];
-    size_t i;
+    uint16_t limits[TILE]; /* of rows i and i + 8, a byte each */
+    uint16_t(*end)[TILE] = bits + 4;
 
-    for (i = 0; i < 4; i++) {
-        const uint8x16_t even =
-            vpaddq_u8(vcntq_u8(veorq_u8(x[2 * i], a)),
-                      vcntq_u8(veorq_u8(x[2 * i], b)));
-        const uint8x16_t odd =
-            vpaddq_u8(vcntq_u8(veorq_u8(x[2 * i + 1], a)),
-                      vcntq_u8(veorq_u8(x[2 * i + 1], b)));
-
-        quarter[i] = vpaddq_u8(even, odd);
-    }
-    return vpaddq_u8(vpaddq_u8(quarter[0], quarter[1]),
-                     vpaddq_u8(quarter[2], quarter[3]));
-}
-
-/* 16 rows of two words: their bits at 8 positions. Row i is taken with row
- * i + 8, so that SRI leaves one byte of bits of each. */
-static inline uint16x8_t sixteen_rows(const uint8x16_t x[TILE],
-                                      const uint8_t *w,
-                                      const uint16_t *threshold)
-{
-    const uint16x8_t limits =
-        vsliq_n_u16(vld1q_u16(threshold), vld1q_u16(threshold + 8), 8);
-    uint16_t limit[TILE]; /* of rows i and i + 8, a byte each */
-    uint8x16_t bits = vdupq_n_u8(0);
-    size_t i;
-
-    vst1q_u16(limit, limits);
-    for (i = 0; i < 8; i += 4) {
-        const uint8x16x4_t a = vld1q_u8_x4(w + 16 * i);
-        const uint8x16x4_t b = vld1q_u8_x4(w + 16 * (i + 8));
-        size_t k;
-
-        for (k = 0; k < 4; k++) {
-            const uint8x16_t limited =
-                vreinterpretq_u8_u16(vld1q_dup_u16(limit + i + k));
-
-            bits = vsriq_n_u8(
-                vcltq_u8(two_rows(x, a.val[k], b.val[k]), limited), bits, 1);
-        }
-    }
-    return vreinterpretq_u16_u8(bits);
+    __asm__ volatile(
+        "1:\n"
+        "ldp q24, q25, [%[threshold]], #32\n"
+        "sli v24.8h, v25.8h, #8\n"
+        "str q24, [%[limit]]\n"
+        P1_EIGHT_ROWS("%[back]")
+        P1_EIGHT_ROWS("#64")
+        "str q28, [%[bits]], #16\n"
+        "sub %[limit], %[limit], #16\n"
+        "cmp %[bits], %[end]\n"
+        "b.ne 1b\n"
+        : [w] "+r"(w), [threshold] "+r"(threshold), [bits] "+r"(bits)
+        : [limit] "r"(limits), [end] "r"(end), [to_pairs] "r"((size_t)128),
+          [back] "r"(-(size_t)64), [x0] "w"(x[0]), [x1] "w"(x[1]),
+          [x2] "w"(x[2]), [x3] "w"(x[3]), [x4] "w"(x[4]), [x5] "w"(x[5]),
+          [x6] "w"(x[6]), [x7] "w"(x[7])
+        : "memory", "cc", "v8", "v9", "v10", "v11", "v12", "v13", "v16", "v17",
+          "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",
+          "v28", "v29");
 }
 
 static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
                                     const uint8_t *w, const uint16_t *threshold,
                                     const uint8_t *direction, uint64_t *out)
 {
+    const size_t row = words(N);
     size_t m, n, i;
 
     for (m = 0; m < M; m += TILE) {
+        const size_t count = min(TILE, M - m);
         uint8x16_t x[TILE];
 
         for (i = 0; i < TILE; i++)
-            x[i] = vreinterpretq_u8_u64(vld1q_u64(in + 2 * min(m + i, M - 1)));
+            x[i] = vreinterpretq_u8_u64(
+                vld1q_u64(in + 2 * (m + min(i, count - 1))));
         for (n = 0; n < N; n += BLOCK) {
             const uint64_t flip = load_u64(direction + n / 8);
-            uint16_t quarters[4][TILE], turned[TILE][4];
-            uint16x8x4_t all;
+            uint64_t *to = out + m * row + n / BLOCK;
+            uint16_t quarters[4][TILE];
+            uint64_t turned[TILE];
 
-            for (i = 0; i < 4; i++)
-                vst1q_u16(quarters[i],
-                          sixteen_rows(x, w + 16 * (n + 16 * i),
-                                       threshold + n + 16 * i));
-            for (i = 0; i < 4; i++)
-                all.val[i] = vld1q_u16(quarters[i]);
-            vst4q_u16(turned[0], all);
-            for (i = 0; i < min(TILE, M - m); i++) {
-                uint64_t word;
-
-                memcpy(&word, turned[i], 8);
-                out[(m + i) * words(N) + n / BLOCK] = word ^ flip;
-            }
+            p1_block(x, w + 16 * n, threshold + n, quarters);
+            vst4q_u16((uint16_t *)turned, vld1q_u16_x4(quarters[0]));
+            for (i = 0; i < count; i++, to += row)
+                *to = turned[i] ^ flip;
         }
     }
 }
@@ -364,7 +379,7 @@ struct pair {
 };
 
 /* Differing bits of the first 384 inputs of row w, at four positions. */
-static inline uint8x16_t four_positions(const uint8x16_t x[4][3],
+static inline uint8x16_t four_positions(uint8x16_t x[4][3],
                                         const uint8_t *w)
 {
     const uint8x16_t w0 = vld1q_u8(w), w1 = vld1q_u8(w + 16),
@@ -446,88 +461,122 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
 
 /* ---- pointwise 2, fc: 256 inputs ---- */
 
-/* K - 2 d of one row at 8 positions, where the second half of x is inverted:
- * its counts are then of equal bits, 8 - d per byte, the difference with the
- * first half's is centred on zero, and the sum of all is 128 - d. */
-static inline int16x8_t centred_sums(const uint8x16_t x[TILE][2], uint8x16_t w0,
-                                     uint8x16_t w1)
+/* One row, in a and b, at positions p and q: bytes of d. The second half of x
+ * is inverted: its counts are of equal bits, 8 - d a byte, and less those of
+ * the first half they are centred on zero, with no constant to subtract. */
+#define P2_POSITIONS(d, e, f, g, p, q, a, b)                                   \
+    "eor " d ".16b, %[" p "0].16b, " a ".16b\n"                                \
+    "eor " e ".16b, %[" p "1].16b, " b ".16b\n"                                \
+    "eor " f ".16b, %[" q "0].16b, " a ".16b\n"                                \
+    "eor " g ".16b, %[" q "1].16b, " b ".16b\n"                                \
+    "cnt " d ".16b, " d ".16b\n"                                               \
+    "cnt " e ".16b, " e ".16b\n"                                               \
+    "cnt " f ".16b, " f ".16b\n"                                               \
+    "cnt " g ".16b, " g ".16b\n"                                               \
+    "sub " d ".16b, " e ".16b, " d ".16b\n"                                    \
+    "sub " f ".16b, " g ".16b, " f ".16b\n"                                    \
+    "addp " d ".16b, " d ".16b, " f ".16b\n"
+
+/* 128 - d of one row at 8 positions, in d. */
+#define P2_ROW(d, a, b)                                                        \
+    P2_POSITIONS(d, "v25", "v26", "v27", "x0", "x1", a, b)                     \
+    P2_POSITIONS("v25", "v26", "v27", "v28", "x2", "x3", a, b)                 \
+    "addp " d ".16b, " d ".16b, v25.16b\n"                                     \
+    P2_POSITIONS("v25", "v26", "v27", "v28", "x4", "x5", a, b)                 \
+    P2_POSITIONS("v26", "v27", "v28", "v29", "x6", "x7", a, b)                 \
+    "addp v25.16b, v25.16b, v26.16b\n"                                         \
+    "addp " d ".16b, " d ".16b, v25.16b\n"                                     \
+    "saddlp " d ".8h, " d ".16b\n"
+
+/* From 128 - d in `sum` and one row of the stream in low and high to the new
+ * row there; its signs go on top of the bits before. */
+#define P2_REAL(sum, scale, bias, low, high, before, bits)                     \
+    "sshll v25.4s, " sum ".4h, #1\n"                                           \
+    "sshll2 v26.4s, " sum ".8h, #1\n"                                          \
+    "scvtf v25.4s, v25.4s\n"                                                   \
+    "scvtf v26.4s, v26.4s\n"                                                   \
+    "fmul v25.4s, v25.4s, " scale "\n"                                         \
+    "fmul v26.4s, v26.4s, " scale "\n"                                         \
+    "fadd v25.4s, v25.4s, " bias ".4s\n"                                       \
+    "fadd v26.4s, v26.4s, " bias ".4s\n"                                       \
+    "fmul v27.4s, v25.4s, v22.4s\n"                                            \
+    "fmul " sum ".4s, v26.4s, v22.4s\n"                                        \
+    "fmax v25.4s, v25.4s, v27.4s\n"                                            \
+    "fmax v26.4s, v26.4s, " sum ".4s\n"                                        \
+    "fadd " low ".4s, " low ".4s, v25.4s\n"                                    \
+    "fadd " high ".4s, " high ".4s, v26.4s\n"                                  \
+    "uzp2 " bits ".8h, " low ".8h, " high ".8h\n"                              \
+    "sri " bits ".8h, " before ".8h, #1\n"
+
+#define P2_TWO_ROWS(scale0, scale1)                                            \
+    "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"                  \
+    P2_ROW("v23", "v16", "v17")                                                \
+    P2_ROW("v24", "v18", "v19")                                                \
+    "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"                      \
+    "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"                                   \
+    P2_REAL("v23", scale0, "v28", "v16", "v17", "v20", "v21")                  \
+    P2_REAL("v24", scale1, "v29", "v18", "v19", "v21", "v20")                  \
+    "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
+
+/* 64 rows of four words each at 8 positions onto the stream; after every four
+ * rows, the sign bits of the last sixteen. */
+static void p2_block(uint8x16_t x[TILE][2], const uint8_t *w,
+                     const float *scale, const float *bias, float slope,
+                     float *stream, uint16_t signs[16][TILE])
 {
-    int8x16_t quarter[4];
-    size_t i;
+    uint16_t(*end)[TILE] = signs + 16;
 
-    for (i = 0; i < 4; i++) {
-        const uint8x16_t even =
-            vsubq_u8(vcntq_u8(veorq_u8(x[2 * i][1], w1)),
-                     vcntq_u8(veorq_u8(x[2 * i][0], w0)));
-        const uint8x16_t odd =
-            vsubq_u8(vcntq_u8(veorq_u8(x[2 * i + 1][1], w1)),
-                     vcntq_u8(veorq_u8(x[2 * i + 1][0], w0)));
-
-        quarter[i] = vreinterpretq_s8_u8(vpaddq_u8(even, odd));
-    }
-    return vpaddlq_s8(vpaddq_s8(vpaddq_s8(quarter[0], quarter[1]),
-                                vpaddq_s8(quarter[2], quarter[3])));
+    __asm__ volatile(
+        "ld1r {v22.4s}, [%[slope]]\n"
+        "1:\n"
+        "ldr q30, [%[scale]], #16\n"
+        P2_TWO_ROWS("v30.s[0]", "v30.s[1]")
+        P2_TWO_ROWS("v30.s[2]", "v30.s[3]")
+        "str q20, [%[signs]], #16\n"
+        "cmp %[signs], %[end]\n"
+        "b.ne 1b\n"
+        : [w] "+r"(w), [scale] "+r"(scale), [bias] "+r"(bias),
+          [stream] "+r"(stream), [signs] "+r"(signs)
+        : [slope] "r"(&slope), [end] "r"(end), [x00] "w"(x[0][0]),
+          [x01] "w"(x[0][1]), [x10] "w"(x[1][0]), [x11] "w"(x[1][1]),
+          [x20] "w"(x[2][0]), [x21] "w"(x[2][1]), [x30] "w"(x[3][0]),
+          [x31] "w"(x[3][1]), [x40] "w"(x[4][0]), [x41] "w"(x[4][1]),
+          [x50] "w"(x[5][0]), [x51] "w"(x[5][1]), [x60] "w"(x[6][0]),
+          [x61] "w"(x[6][1]), [x70] "w"(x[7][0]), [x71] "w"(x[7][1])
+        : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+          "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30");
 }
 
-static inline struct bits half_block(const uint8x16_t x[TILE][2],
-                                     const uint8_t *w, const float *scale,
-                                     const float *bias, float32x4_t slope,
-                                     int gentle, float *stream)
-{
-    struct bits bits = {vdupq_n_u32(0), vdupq_n_u32(0)};
-    size_t i, k;
-
-    for (i = 0; i < HALF; i += 2, w += 64, stream += 2 * TILE) {
-        const uint8x16x4_t rows = vld1q_u8_x4(w);
-        const float32x4x2_t scales = vld2q_dup_f32(scale + i);
-        const float32x4x2_t biases = vld2q_dup_f32(bias + i);
-
-        for (k = 0; k < 2; k++) {
-            const int16x8_t sums = centred_sums(x, rows.val[2 * k],
-                                                rows.val[2 * k + 1]);
-
-            add_real(vcvtq_f32_s32(vshll_n_s16(vget_low_s16(sums), 1)),
-                     vcvtq_f32_s32(vshll_high_n_s16(sums, 1)), scales.val[k],
-                     biases.val[k], slope, gentle, stream + k * TILE, &bits);
-        }
-    }
-    bits.low = vmvnq_u32(bits.low);
-    bits.high = vmvnq_u32(bits.high);
-    return bits;
-}
-
-static void b1_gemm_real__neon_8x2(size_t M, size_t N, const uint64_t *in,
+static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
                                    const uint8_t *w, const float *affine,
                                    float slope, float *stream, uint64_t *sign)
 {
-    const float32x4_t slopes = vdupq_n_f32(slope);
+    const size_t row = words(N);
     size_t m, n, i;
 
-    for (m = 0; m < M; m += TILE) {
+    for (m = 0; m < M; m += TILE, stream += TILE * N) {
+        const size_t count = min(TILE, M - m);
         uint8x16_t x[TILE][2];
 
         for (i = 0; i < TILE; i++) {
-            const uint64_t *at = in + 4 * min(m + i, M - 1);
+            const uint64_t *at = in + 4 * (m + min(i, count - 1));
 
             x[i][0] = vreinterpretq_u8_u64(vld1q_u64(at));
             x[i][1] = vmvnq_u8(vreinterpretq_u8_u64(vld1q_u64(at + 2)));
         }
         for (n = 0; n < N; n += BLOCK) {
-            struct bits bits[2];
+            uint64_t *to = sign + m * row + n / BLOCK;
+            uint16_t signs[16][TILE];
+            uint64_t turned[TILE];
+            uint16x8x4_t quarters;
 
-            for (i = 0; i < 2; i++) {
-                const size_t at = n + HALF * i;
-                const uint8_t *rows = w + 32 * at;
-                float *places = stream + m * N + at * TILE;
-
-                bits[i] = is_gentle(slope)
-                              ? half_block(x, rows, affine + at,
-                                           affine + N + at, slopes, 1, places)
-                              : half_block(x, rows, affine + at,
-                                           affine + N + at, slopes, 0, places);
-            }
-            store_words(bits[0], bits[1], min(TILE, M - m), words(N),
-                        sign + m * words(N) + n / BLOCK);
+            p2_block(x, w + 32 * n, affine + n, affine + N + n, slope,
+                     stream + n * TILE, signs);
+            for (i = 0; i < 4; i++)
+                quarters.val[i] = vld1q_u16(signs[4 * i + 3]);
+            vst4q_u16((uint16_t *)turned, quarters);
+            for (i = 0; i < count; i++, to += row)
+                *to = ~turned[i];
         }
     }
 }
@@ -580,7 +629,6 @@ struct memory_block {
     uint8x16_t high, middle; /* bytes 3 and 2 of taps - 2 d as floats, by d */
     const float *scale, *bias;
     float32x4_t slope;
-    int gentle;
     float *stream;
 };
 
@@ -592,8 +640,8 @@ static inline void memory_row(const struct memory_block *b, size_t n,
 
     add_real(vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(s), 16)),
              vreinterpretq_f32_u32(vshll_high_n_u16(s, 16)),
-             vld1q_dup_f32(b->scale + n), vld1q_dup_f32(b->bias + n), b->slope,
-             b->gentle, b->stream + n * TILE, bits);
+             vld1q_dup_f32(b->scale + n), vld1q_dup_f32(b->bias + n), b->slope, 1,
+             b->stream + n * TILE, bits);
 }
 
 /* Channels n and n + 32 from their numbers d, side by side. */
@@ -671,9 +719,9 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
             struct counter counters[4];
             struct bits bits[2];
             uint8x16x4_t a, b;
-            struct memory_block block = {
+            const struct memory_block block = {
                 vld1q_u8(high), vld1q_u8(middle), affine + n, affine + N + n,
-                vdupq_n_f32(slope), 0, stream + m * N + n * TILE};
+                vdupq_n_f32(slope), stream + m * N + n * TILE};
 
             for (i = REACH - before; i < REACH + TILE + after; i++) {
                 const size_t t = m + i - REACH; /* may wrap, far beyond M */
@@ -700,12 +748,7 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
 
             for (i = 0; i < 2; i++)
                 bits[i].low = bits[i].high = vdupq_n_u32(0);
-            if (is_gentle(slope)) {
-                block.gentle = 1;
-                memory_block(&block, counters, bits);
-            } else {
-                memory_block(&block, counters, bits);
-            }
+            memory_block(&block, counters, bits);
             for (i = 0; i < 2; i++)
                 bits[i] = finish_bits(bits[i], HALF, ~0u);
             store_words(bits[0], bits[1], min(TILE, M - m), row,
@@ -715,71 +758,105 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
 
 /* ---- first convolution ---- */
 
-/* Sums of four positions and 16 channels. */
-struct conv_sums {
-    int32x4_t s[4][4]; /* [position][channels / 4] */
-};
+/* One column of the kernel in v4 and v5, input `lane` of four positions. */
+#define CONV1_COLUMN(lane)                                                     \
+    "ld1 {v4.8h, v5.8h}, [%[w]], %[padded]\n"                                  \
+    "smlal v16.4s, v4.4h, v0.h[" lane "]\n"                                    \
+    "smlal2 v17.4s, v4.8h, v0.h[" lane "]\n"                                   \
+    "smlal v18.4s, v5.4h, v0.h[" lane "]\n"                                    \
+    "smlal2 v19.4s, v5.8h, v0.h[" lane "]\n"                                   \
+    "smlal v20.4s, v4.4h, v1.h[" lane "]\n"                                    \
+    "smlal2 v21.4s, v4.8h, v1.h[" lane "]\n"                                   \
+    "smlal v22.4s, v5.4h, v1.h[" lane "]\n"                                    \
+    "smlal2 v23.4s, v5.8h, v1.h[" lane "]\n"                                   \
+    "smlal v24.4s, v4.4h, v2.h[" lane "]\n"                                    \
+    "smlal2 v25.4s, v4.8h, v2.h[" lane "]\n"                                   \
+    "smlal v26.4s, v5.4h, v2.h[" lane "]\n"                                    \
+    "smlal2 v27.4s, v5.8h, v2.h[" lane "]\n"                                   \
+    "smlal v28.4s, v4.4h, v3.h[" lane "]\n"                                    \
+    "smlal2 v29.4s, v4.8h, v3.h[" lane "]\n"                                   \
+    "smlal v30.4s, v5.4h, v3.h[" lane "]\n"                                    \
+    "smlal2 v31.4s, v5.8h, v3.h[" lane "]\n"
 
-/* One column of the kernel, lane j of the inputs; the lane must be a constant,
- * so this is a macro. */
-#define ADD_COLUMN(j)                                                          \
-    do {                                                                       \
-        const int16x8_t w0 = vld1q_s16(w + (j) * padded);                      \
-        const int16x8_t w1 = vld1q_s16(w + (j) * padded + 8);                  \
-                                                                               \
-        for (m = 0; m < 4; m++) {                                              \
-            int32x4_t *s = sums->s[m];                                         \
-                                                                               \
-            s[0] = vmlal_laneq_s16(s[0], vget_low_s16(w0), in[m], j);          \
-            s[1] = vmlal_high_laneq_s16(s[1], w0, in[m], j);                   \
-            s[2] = vmlal_laneq_s16(s[2], vget_low_s16(w1), in[m], j);          \
-            s[3] = vmlal_high_laneq_s16(s[3], w1, in[m], j);                   \
-        }                                                                      \
-    } while (0)
+/* The sign bytes of 16 sums, as the bits of `places`. */
+#define CONV1_SIGNS(a, b, c, d)                                                \
+    "uzp2 " a ".8h, " a ".8h, " b ".8h\n"                                      \
+    "uzp2 " c ".8h, " c ".8h, " d ".8h\n"                                      \
+    "uzp2 " a ".16b, " a ".16b, " c ".16b\n"                                   \
+    "cmlt " a ".16b, " a ".16b, #0\n"                                          \
+    "and " a ".16b, " a ".16b, %[places].16b\n"
 
-/* Five columns, or one. */
-static inline void add_columns(struct conv_sums *sums, int five,
-                               const int16_t *const x[4], size_t at,
-                               const int16_t *w, size_t padded)
-{
-    int16x8_t in[4];
-    size_t m;
-
-    for (m = 0; m < 4; m++)
-        in[m] = vld1q_s16(x[m] + at);
-    ADD_COLUMN(0);
-    if (five) {
-        ADD_COLUMN(1);
-        ADD_COLUMN(2);
-        ADD_COLUMN(3);
-        ADD_COLUMN(4);
-    }
-}
-
-/* Bits of 16 channels at four positions: 1 where a sum is below zero. */
-static inline uint64_t below_zero(const struct conv_sums *sums)
+/* 16 channels of four positions, from sums that start at minus the threshold:
+ * 16 bits of each position, 1 where the sum ends below zero. */
+static uint64_t conv1_tile(size_t rows, size_t columns, size_t step,
+                           size_t pitch, size_t padded, const int16_t *x,
+                           const int16_t *w, const int32x4_t start[4])
 {
     static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128,
                                        1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t place = vld1q_u8(places);
-    uint8x16_t bits[4];
-    size_t m;
+    const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
+    size_t left;
+    uint64_t below;
 
-    for (m = 0; m < 4; m++) {
-        const int32x4_t *s = sums->s[m];
-        const int16x8_t low = vuzp2q_s16(vreinterpretq_s16_s32(s[0]),
-                                         vreinterpretq_s16_s32(s[1]));
-        const int16x8_t high = vuzp2q_s16(vreinterpretq_s16_s32(s[2]),
-                                          vreinterpretq_s16_s32(s[3]));
-        const int8x16_t top = vuzp2q_s8(vreinterpretq_s8_s16(low),
-                                        vreinterpretq_s8_s16(high));
-
-        bits[m] = vandq_u8(vcltzq_s8(top), place);
-    }
-    bits[0] = vpaddq_u8(vpaddq_u8(bits[0], bits[1]),
-                        vpaddq_u8(bits[2], bits[3]));
-    bits[0] = vpaddq_u8(bits[0], bits[0]);
-    return vgetq_lane_u64(vreinterpretq_u64_u8(bits[0]), 0);
+    __asm__ volatile(
+        "mov v16.16b, %[start0].16b\n mov v17.16b, %[start1].16b\n"
+        "mov v18.16b, %[start2].16b\n mov v19.16b, %[start3].16b\n"
+        "mov v20.16b, %[start0].16b\n mov v21.16b, %[start1].16b\n"
+        "mov v22.16b, %[start2].16b\n mov v23.16b, %[start3].16b\n"
+        "mov v24.16b, %[start0].16b\n mov v25.16b, %[start1].16b\n"
+        "mov v26.16b, %[start2].16b\n mov v27.16b, %[start3].16b\n"
+        "mov v28.16b, %[start0].16b\n mov v29.16b, %[start1].16b\n"
+        "mov v30.16b, %[start2].16b\n mov v31.16b, %[start3].16b\n"
+        "1:\n"
+        "mov %[left], %[columns]\n"
+        "subs %[left], %[left], #5\n"
+        "b.lo 3f\n"
+        "2:\n" /* five columns */
+        "ldr q0, [%[x0]], #10\n"
+        "ldr q1, [%[x1]], #10\n"
+        "ldr q2, [%[x2]], #10\n"
+        "ldr q3, [%[x3]], #10\n"
+        CONV1_COLUMN("0") CONV1_COLUMN("1") CONV1_COLUMN("2")
+        CONV1_COLUMN("3") CONV1_COLUMN("4")
+        "subs %[left], %[left], #5\n"
+        "b.hs 2b\n"
+        "3:\n" /* up to four more, one by one */
+        "adds %[left], %[left], #5\n"
+        "b.eq 5f\n"
+        "4:\n"
+        "ldr h0, [%[x0]], #2\n"
+        "ldr h1, [%[x1]], #2\n"
+        "ldr h2, [%[x2]], #2\n"
+        "ldr h3, [%[x3]], #2\n"
+        CONV1_COLUMN("0")
+        "subs %[left], %[left], #1\n"
+        "b.ne 4b\n"
+        "5:\n"
+        "add %[x0], %[x0], %[skip]\n"
+        "add %[x1], %[x1], %[skip]\n"
+        "add %[x2], %[x2], %[skip]\n"
+        "add %[x3], %[x3], %[skip]\n"
+        "subs %[rows], %[rows], #1\n"
+        "b.ne 1b\n"
+        CONV1_SIGNS("v16", "v17", "v18", "v19")
+        CONV1_SIGNS("v20", "v21", "v22", "v23")
+        CONV1_SIGNS("v24", "v25", "v26", "v27")
+        CONV1_SIGNS("v28", "v29", "v30", "v31")
+        "addp v16.16b, v16.16b, v20.16b\n"
+        "addp v24.16b, v24.16b, v28.16b\n"
+        "addp v16.16b, v16.16b, v24.16b\n"
+        "addp v16.16b, v16.16b, v16.16b\n"
+        "fmov %[below], d16\n"
+        : [rows] "+r"(rows), [left] "=&r"(left), [x0] "+r"(x), [x1] "+r"(x1),
+          [x2] "+r"(x2), [x3] "+r"(x3), [w] "+r"(w), [below] "=r"(below)
+        : [columns] "r"(columns), [skip] "r"(2 * (pitch - columns)),
+          [padded] "r"(2 * padded), [start0] "w"(start[0]),
+          [start1] "w"(start[1]), [start2] "w"(start[2]),
+          [start3] "w"(start[3]), [places] "w"(vld1q_u8(places))
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v16", "v17",
+          "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",
+          "v28", "v29", "v30", "v31");
+    return below;
 }
 
 static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
@@ -790,35 +867,23 @@ static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
 {
     enum { CHANNELS = CONV1_CHANNELS };
     const size_t padded = (N + CHANNELS - 1) / CHANNELS * CHANNELS;
-    size_t m, n, i, j, k;
+    size_t m, n, i;
 
     for (n = 0; n < padded; n += CHANNELS) {
         const uint16_t flip = (uint16_t)~load_u16(direction + n / 8);
-        int32x4_t start[4]; /* sums begin at minus the threshold */
+        int32x4_t start[4];
 
-        for (k = 0; k < 4; k++)
-            start[k] = vnegq_s32(vld1q_s32(threshold + n + 4 * k));
+        for (i = 0; i < 4; i++)
+            start[i] = vnegq_s32(vld1q_s32(threshold + n + 4 * i));
         for (m = 0; m < M; m += 4) {
-            const int16_t *at[4], *weight = w + n;
-            struct conv_sums sums;
-            uint64_t bits;
+            const size_t count = min(4, M - m);
+            uint64_t *to = out + m * words(N) + n / BLOCK;
+            uint64_t below = conv1_tile(rows, columns, step, pitch, padded,
+                                        x + m * step, w + n, start);
 
-            for (i = 0; i < 4; i++) {
-                at[i] = x + min(m + i, M - 1) * step;
-                for (k = 0; k < 4; k++)
-                    sums.s[i][k] = start[k];
-            }
-            for (i = 0; i < rows; i++) {
-                for (j = 0; j + 5 <= columns; j += 5, weight += 5 * padded)
-                    add_columns(&sums, 1, at, i * pitch + j, weight, padded);
-                for (; j < columns; j++, weight += padded)
-                    add_columns(&sums, 0, at, i * pitch + j, weight, padded);
-            }
-            bits = below_zero(&sums);
-            for (i = 0; i < min(4, M - m); i++, bits >>= 16) {
-                const uint64_t word = (uint64_t)(uint16_t)(bits ^ flip)
+            for (i = 0; i < count; i++, below >>= 16, to += words(N)) {
+                const uint64_t word = (uint64_t)(uint16_t)(below ^ flip)
                                       << n % BLOCK;
-                uint64_t *to = out + (m + i) * words(N) + n / BLOCK;
 
                 *to = n % BLOCK ? *to | word : word;
             }
@@ -880,8 +945,8 @@ static void b1_gemm_real__neon(size_t M, size_t N, size_t K, const uint64_t *x,
                                const uint8_t *w, const float *affine,
                                float slope, float *stream, uint64_t *sign)
 {
-    if (K == 256 && N % BLOCK == 0)
-        b1_gemm_real__neon_8x2(M, N, x, w, affine, slope, stream, sign);
+    if (K == 256 && N % BLOCK == 0 && is_maximum(slope))
+        b1_gemm_real__neon_8x4(M, N, x, w, affine, slope, stream, sign);
     else
         b1_gemm_real__neon_8x1(M, N, K, x, w, affine, slope, stream, sign);
 }
@@ -894,7 +959,7 @@ static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
     const size_t right = taps - 1 - left;
 
     if (taps <= MOST_TAPS && left * dilation <= REACH &&
-        right * dilation <= REACH && N % BLOCK == 0)
+        right * dilation <= REACH && N % BLOCK == 0 && is_maximum(slope))
         b1_memory_real__neon_8x64(M, N, taps, left, dilation, x, w, affine,
                                   slope, stream, sign);
     else

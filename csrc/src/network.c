@@ -76,8 +76,10 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->head_weight = arena_take(arena, m->classes * stream, 4);
 
     net->features = arena_take(arena, m->frames * m->mels, 1);
-    net->map1 = arena_take(
-        arena, (uint64_t)m->frames * covered(m, m->mels1) + CONV1_SLACK, 2);
+    net->map1 = arena_take(arena,
+                           (uint64_t)m->frames * covered(m, m->mels1) +
+                               3 * (m->stride + 1),
+                           2);
     net->conv1 = arena_take(
         arena, (uint64_t)m->frames1 * m->mels1, 8 * words(m->conv1_channels));
     net->map2 = arena_take(
