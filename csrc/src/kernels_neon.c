@@ -275,46 +275,14 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
 
 /* ---- pointwise 1: 65 to 128 inputs ---- */
 
-/* Differing bits of rows a and b at positions p and q: in bytes of d. */
-#define P1_POSITIONS(d, e, f, g, p, q, a, b)                                   \
-    "eor " d ".16b, %[" p "].16b, " a ".16b\n"                                 \
-    "eor " e ".16b, %[" p "].16b, " b ".16b\n"                                 \
-    "eor " f ".16b, %[" q "].16b, " a ".16b\n"                                 \
-    "eor " g ".16b, %[" q "].16b, " b ".16b\n"                                 \
-    "cnt " d ".16b, " d ".16b\n"                                               \
-    "cnt " e ".16b, " e ".16b\n"                                               \
-    "cnt " f ".16b, " f ".16b\n"                                               \
-    "cnt " g ".16b, " g ".16b\n"                                               \
-    "addp " d ".16b, " d ".16b, " e ".16b\n"                                   \
-    "addp " f ".16b, " f ".16b, " g ".16b\n"                                   \
-    "addp " d ".16b, " d ".16b, " f ".16b\n"
-
-/* Rows a and b at 8 positions: a 0, b 0, a 1, b 1 ... in v8, at most 128 each,
- * so that bytes are enough all the way. Their comparison with the limits goes
- * into `bits`, and the bits of the rows before are moved down under it. */
-#define P1_ROWS(a, b, limit, before, bits)                                     \
-    P1_POSITIONS("v8", "v9", "v10", "v11", "x0", "x1", a, b)                   \
-    P1_POSITIONS("v9", "v10", "v11", "v12", "x2", "x3", a, b)                  \
-    "addp v8.16b, v8.16b, v9.16b\n"                                            \
-    P1_POSITIONS("v9", "v10", "v11", "v12", "x4", "x5", a, b)                  \
-    P1_POSITIONS("v10", "v11", "v12", "v13", "x6", "x7", a, b)                 \
-    "addp v9.16b, v9.16b, v10.16b\n"                                           \
-    "addp v8.16b, v8.16b, v9.16b\n"                                            \
-    "cmhi " bits ".16b, " limit ".16b, v8.16b\n"                               \
-    "sri " bits ".16b, " before ".16b, #1\n"
-
-/* Rows i to i + 3 with rows i + 8 to i + 11; `step` leads to the next four. */
-#define P1_EIGHT_ROWS(step)                                                    \
-    "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"          \
-    "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], " step "\n"             \
-    "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"                  \
-    P1_ROWS("v16", "v20", "v24", "v28", "v29")                                 \
-    P1_ROWS("v17", "v21", "v25", "v29", "v28")                                 \
-    P1_ROWS("v18", "v22", "v26", "v28", "v29")                                 \
-    P1_ROWS("v19", "v23", "v27", "v29", "v28")
-
 /* 64 rows of two words each at 8 positions: bits of 16 rows each. Row i goes
- * with row i + 8, so that SRI leaves one byte of bits of each. */
+ * with row i + 8, so that SRI leaves one byte of bits of each.
+ *
+ * positions: differing bits of rows a and b at positions p and q, bytes of d.
+ * rows: of 8 positions, a 0, b 0, a 1, b 1 ... in v8, at most 128 each, so that
+ * bytes are enough all the way. The comparison with the limits goes into
+ * `bits`, on top of the bits of the rows before.
+ * (The assembler's macros, because C's would make strings too long for C99.) */
 static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
                      const uint16_t *threshold, uint16_t bits[4][TILE])
 {
@@ -322,16 +290,56 @@ static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
     uint16_t(*end)[TILE] = bits + 4;
 
     __asm__ volatile(
+        ".macro positions d, e, f, g, p, q, a, b\n"
+        "eor \\d, \\p, \\a\n"
+        "eor \\e, \\p, \\b\n"
+        "eor \\f, \\q, \\a\n"
+        "eor \\g, \\q, \\b\n"
+        "cnt \\d, \\d\n"
+        "cnt \\e, \\e\n"
+        "cnt \\f, \\f\n"
+        "cnt \\g, \\g\n"
+        "addp \\d, \\d, \\e\n"
+        "addp \\f, \\f, \\g\n"
+        "addp \\d, \\d, \\f\n"
+        ".endm\n"
+        ".macro rows a, b, limit, before, bits\n"
+        "positions v8.16b, v9.16b, v10.16b, v11.16b, %[x0].16b, %[x1].16b, "
+        "\\a, \\b\n"
+        "positions v9.16b, v10.16b, v11.16b, v12.16b, %[x2].16b, %[x3].16b, "
+        "\\a, \\b\n"
+        "addp v8.16b, v8.16b, v9.16b\n"
+        "positions v9.16b, v10.16b, v11.16b, v12.16b, %[x4].16b, %[x5].16b, "
+        "\\a, \\b\n"
+        "positions v10.16b, v11.16b, v12.16b, v13.16b, %[x6].16b, %[x7].16b, "
+        "\\a, \\b\n"
+        "addp v9.16b, v9.16b, v10.16b\n"
+        "addp v8.16b, v8.16b, v9.16b\n"
+        "cmhi \\bits, \\limit, v8.16b\n"
+        "sri \\bits, \\before, #1\n"
+        ".endm\n"
+        ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
+        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"
+        "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
+        "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"
+        "rows v16.16b, v20.16b, v24.16b, v28.16b, v29.16b\n"
+        "rows v17.16b, v21.16b, v25.16b, v29.16b, v28.16b\n"
+        "rows v18.16b, v22.16b, v26.16b, v28.16b, v29.16b\n"
+        "rows v19.16b, v23.16b, v27.16b, v29.16b, v28.16b\n"
+        ".endm\n"
         "1:\n"
         "ldp q24, q25, [%[threshold]], #32\n"
         "sli v24.8h, v25.8h, #8\n"
         "str q24, [%[limit]]\n"
-        P1_EIGHT_ROWS("%[back]")
-        P1_EIGHT_ROWS("#64")
+        "eight_rows %[back]\n"
+        "eight_rows #64\n"
         "str q28, [%[bits]], #16\n"
         "sub %[limit], %[limit], #16\n"
         "cmp %[bits], %[end]\n"
         "b.ne 1b\n"
+        ".purgem positions\n"
+        ".purgem rows\n"
+        ".purgem eight_rows\n"
         : [w] "+r"(w), [threshold] "+r"(threshold), [bits] "+r"(bits)
         : [limit] "r"(limits), [end] "r"(end), [to_pairs] "r"((size_t)128),
           [back] "r"(-(size_t)64), [x0] "w"(x[0]), [x1] "w"(x[1]),
@@ -461,65 +469,15 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
 
 /* ---- pointwise 2, fc: 256 inputs ---- */
 
-/* One row, in a and b, at positions p and q: bytes of d. The second half of x
- * is inverted: its counts are of equal bits, 8 - d a byte, and less those of
- * the first half they are centred on zero, with no constant to subtract. */
-#define P2_POSITIONS(d, e, f, g, p, q, a, b)                                   \
-    "eor " d ".16b, %[" p "0].16b, " a ".16b\n"                                \
-    "eor " e ".16b, %[" p "1].16b, " b ".16b\n"                                \
-    "eor " f ".16b, %[" q "0].16b, " a ".16b\n"                                \
-    "eor " g ".16b, %[" q "1].16b, " b ".16b\n"                                \
-    "cnt " d ".16b, " d ".16b\n"                                               \
-    "cnt " e ".16b, " e ".16b\n"                                               \
-    "cnt " f ".16b, " f ".16b\n"                                               \
-    "cnt " g ".16b, " g ".16b\n"                                               \
-    "sub " d ".16b, " e ".16b, " d ".16b\n"                                    \
-    "sub " f ".16b, " g ".16b, " f ".16b\n"                                    \
-    "addp " d ".16b, " d ".16b, " f ".16b\n"
-
-/* 128 - d of one row at 8 positions, in d. */
-#define P2_ROW(d, a, b)                                                        \
-    P2_POSITIONS(d, "v25", "v26", "v27", "x0", "x1", a, b)                     \
-    P2_POSITIONS("v25", "v26", "v27", "v28", "x2", "x3", a, b)                 \
-    "addp " d ".16b, " d ".16b, v25.16b\n"                                     \
-    P2_POSITIONS("v25", "v26", "v27", "v28", "x4", "x5", a, b)                 \
-    P2_POSITIONS("v26", "v27", "v28", "v29", "x6", "x7", a, b)                 \
-    "addp v25.16b, v25.16b, v26.16b\n"                                         \
-    "addp " d ".16b, " d ".16b, v25.16b\n"                                     \
-    "saddlp " d ".8h, " d ".16b\n"
-
-/* From 128 - d in `sum` and one row of the stream in low and high to the new
- * row there; its signs go on top of the bits before. */
-#define P2_REAL(sum, scale, bias, low, high, before, bits)                     \
-    "sshll v25.4s, " sum ".4h, #1\n"                                           \
-    "sshll2 v26.4s, " sum ".8h, #1\n"                                          \
-    "scvtf v25.4s, v25.4s\n"                                                   \
-    "scvtf v26.4s, v26.4s\n"                                                   \
-    "fmul v25.4s, v25.4s, " scale "\n"                                         \
-    "fmul v26.4s, v26.4s, " scale "\n"                                         \
-    "fadd v25.4s, v25.4s, " bias ".4s\n"                                       \
-    "fadd v26.4s, v26.4s, " bias ".4s\n"                                       \
-    "fmul v27.4s, v25.4s, v22.4s\n"                                            \
-    "fmul " sum ".4s, v26.4s, v22.4s\n"                                        \
-    "fmax v25.4s, v25.4s, v27.4s\n"                                            \
-    "fmax v26.4s, v26.4s, " sum ".4s\n"                                        \
-    "fadd " low ".4s, " low ".4s, v25.4s\n"                                    \
-    "fadd " high ".4s, " high ".4s, v26.4s\n"                                  \
-    "uzp2 " bits ".8h, " low ".8h, " high ".8h\n"                              \
-    "sri " bits ".8h, " before ".8h, #1\n"
-
-#define P2_TWO_ROWS(scale0, scale1)                                            \
-    "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"                  \
-    P2_ROW("v23", "v16", "v17")                                                \
-    P2_ROW("v24", "v18", "v19")                                                \
-    "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"                      \
-    "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"                                   \
-    P2_REAL("v23", scale0, "v28", "v16", "v17", "v20", "v21")                  \
-    P2_REAL("v24", scale1, "v29", "v18", "v19", "v21", "v20")                  \
-    "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
-
 /* 64 rows of four words each at 8 positions onto the stream; after every four
- * rows, the sign bits of the last sixteen. */
+ * rows, the sign bits of the last sixteen.
+ *
+ * positions: one row, in a and b, at positions p and q, bytes of d. The second
+ * half of x is inverted: its counts are of equal bits, 8 - d a byte, and less
+ * those of the first half they are centred on zero, with no constant to add.
+ * row: 128 - d at 8 positions, in d.
+ * real: from that to the new values in low and high, where the old ones are;
+ * their signs go into `bits`, on top of the bits of the rows before. */
 static void p2_block(uint8x16_t x[TILE][2], const uint8_t *w,
                      const float *scale, const float *bias, float slope,
                      float *stream, uint16_t signs[16][TILE])
@@ -527,14 +485,73 @@ static void p2_block(uint8x16_t x[TILE][2], const uint8_t *w,
     uint16_t(*end)[TILE] = signs + 16;
 
     __asm__ volatile(
+        ".macro positions d, e, f, g, p0, p1, q0, q1, a, b\n"
+        "eor \\d, \\p0\\().16b, \\a\n"
+        "eor \\e, \\p1\\().16b, \\b\n"
+        "eor \\f, \\q0\\().16b, \\a\n"
+        "eor \\g, \\q1\\().16b, \\b\n"
+        "cnt \\d, \\d\n"
+        "cnt \\e, \\e\n"
+        "cnt \\f, \\f\n"
+        "cnt \\g, \\g\n"
+        "sub \\d, \\e, \\d\n"
+        "sub \\f, \\g, \\f\n"
+        "addp \\d, \\d, \\f\n"
+        ".endm\n"
+        ".macro row d, a, b\n"
+        "positions v\\d\\().16b, v25.16b, v26.16b, v27.16b, "
+        "%[x00], %[x01], %[x10], %[x11], \\a, \\b\n"
+        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
+        "%[x20], %[x21], %[x30], %[x31], \\a, \\b\n"
+        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
+        "%[x40], %[x41], %[x50], %[x51], \\a, \\b\n"
+        "positions v26.16b, v27.16b, v28.16b, v29.16b, "
+        "%[x60], %[x61], %[x70], %[x71], \\a, \\b\n"
+        "addp v25.16b, v25.16b, v26.16b\n"
+        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+        "saddlp v\\d\\().8h, v\\d\\().16b\n"
+        ".endm\n"
+        ".macro real sum, scale, bias, low, high, before, bits\n"
+        "sshll v25.4s, v\\sum\\().4h, #1\n"
+        "sshll2 v26.4s, v\\sum\\().8h, #1\n"
+        "scvtf v25.4s, v25.4s\n"
+        "scvtf v26.4s, v26.4s\n"
+        "fmul v25.4s, v25.4s, \\scale\n"
+        "fmul v26.4s, v26.4s, \\scale\n"
+        "fadd v25.4s, v25.4s, \\bias\n"
+        "fadd v26.4s, v26.4s, \\bias\n"
+        "fmul v27.4s, v25.4s, v22.4s\n"
+        "fmul v31.4s, v26.4s, v22.4s\n"
+        "fmax v25.4s, v25.4s, v27.4s\n"
+        "fmax v26.4s, v26.4s, v31.4s\n"
+        "fadd v\\low\\().4s, v\\low\\().4s, v25.4s\n"
+        "fadd v\\high\\().4s, v\\high\\().4s, v26.4s\n"
+        "uzp2 \\bits, v\\low\\().8h, v\\high\\().8h\n"
+        "sri \\bits, \\before, #1\n"
+        ".endm\n"
+        ".macro two_rows scale0, scale1\n"
+        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"
+        "row 23, v16.16b, v17.16b\n"
+        "row 24, v18.16b, v19.16b\n"
+        "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"
+        "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"
+        "real 23, \\scale0, v28.4s, 16, 17, v20.8h, v21.8h\n"
+        "real 24, \\scale1, v29.4s, 18, 19, v21.8h, v20.8h\n"
+        "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
+        ".endm\n"
         "ld1r {v22.4s}, [%[slope]]\n"
         "1:\n"
         "ldr q30, [%[scale]], #16\n"
-        P2_TWO_ROWS("v30.s[0]", "v30.s[1]")
-        P2_TWO_ROWS("v30.s[2]", "v30.s[3]")
+        "two_rows v30.s[0], v30.s[1]\n"
+        "two_rows v30.s[2], v30.s[3]\n"
         "str q20, [%[signs]], #16\n"
         "cmp %[signs], %[end]\n"
         "b.ne 1b\n"
+        ".purgem positions\n"
+        ".purgem row\n"
+        ".purgem real\n"
+        ".purgem two_rows\n"
         : [w] "+r"(w), [scale] "+r"(scale), [bias] "+r"(bias),
           [stream] "+r"(stream), [signs] "+r"(signs)
         : [slope] "r"(&slope), [end] "r"(end), [x00] "w"(x[0][0]),
@@ -544,7 +561,7 @@ static void p2_block(uint8x16_t x[TILE][2], const uint8_t *w,
           [x50] "w"(x[5][0]), [x51] "w"(x[5][1]), [x60] "w"(x[6][0]),
           [x61] "w"(x[6][1]), [x70] "w"(x[7][0]), [x71] "w"(x[7][1])
         : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
-          "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30");
+          "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 }
 
 static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
@@ -758,105 +775,133 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
 
 /* ---- first convolution ---- */
 
-/* One column of the kernel in v4 and v5, input `lane` of four positions. */
-#define CONV1_COLUMN(lane)                                                     \
-    "ld1 {v4.8h, v5.8h}, [%[w]], %[padded]\n"                                  \
-    "smlal v16.4s, v4.4h, v0.h[" lane "]\n"                                    \
-    "smlal2 v17.4s, v4.8h, v0.h[" lane "]\n"                                   \
-    "smlal v18.4s, v5.4h, v0.h[" lane "]\n"                                    \
-    "smlal2 v19.4s, v5.8h, v0.h[" lane "]\n"                                   \
-    "smlal v20.4s, v4.4h, v1.h[" lane "]\n"                                    \
-    "smlal2 v21.4s, v4.8h, v1.h[" lane "]\n"                                   \
-    "smlal v22.4s, v5.4h, v1.h[" lane "]\n"                                    \
-    "smlal2 v23.4s, v5.8h, v1.h[" lane "]\n"                                   \
-    "smlal v24.4s, v4.4h, v2.h[" lane "]\n"                                    \
-    "smlal2 v25.4s, v4.8h, v2.h[" lane "]\n"                                   \
-    "smlal v26.4s, v5.4h, v2.h[" lane "]\n"                                    \
-    "smlal2 v27.4s, v5.8h, v2.h[" lane "]\n"                                   \
-    "smlal v28.4s, v4.4h, v3.h[" lane "]\n"                                    \
-    "smlal2 v29.4s, v4.8h, v3.h[" lane "]\n"                                   \
-    "smlal v30.4s, v5.4h, v3.h[" lane "]\n"                                    \
-    "smlal2 v31.4s, v5.8h, v3.h[" lane "]\n"
+/* The highest bytes of the sums of 16 channels at four positions. They start
+ * at minus the threshold, so that their signs tell.
+ * x [rows][pitch], w [rows][5][padded] */
+static inline void five_columns(size_t rows, size_t step, size_t pitch,
+                                size_t padded, const int16_t *x,
+                                const int16_t *w, const int32x4_t start[4],
+                                int8x16_t top[4])
+{
+    const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
+    register int8x16_t top0 __asm__("v16");
+    register int8x16_t top1 __asm__("v20");
+    register int8x16_t top2 __asm__("v24");
+    register int8x16_t top3 __asm__("v28");
 
-/* The sign bytes of 16 sums, as the bits of `places`. */
-#define CONV1_SIGNS(a, b, c, d)                                                \
-    "uzp2 " a ".8h, " a ".8h, " b ".8h\n"                                      \
-    "uzp2 " c ".8h, " c ".8h, " d ".8h\n"                                      \
-    "uzp2 " a ".16b, " a ".16b, " c ".16b\n"                                   \
-    "cmlt " a ".16b, " a ".16b, #0\n"                                          \
-    "and " a ".16b, " a ".16b, %[places].16b\n"
+    __asm__ volatile(
+        "mov v16.16b, %[start0].16b\n"
+        "mov v17.16b, %[start1].16b\n"
+        "mov v18.16b, %[start2].16b\n"
+        "mov v19.16b, %[start3].16b\n"
+        "mov v20.16b, %[start0].16b\n"
+        "mov v21.16b, %[start1].16b\n"
+        "mov v22.16b, %[start2].16b\n"
+        "mov v23.16b, %[start3].16b\n"
+        "mov v24.16b, %[start0].16b\n"
+        "mov v25.16b, %[start1].16b\n"
+        "mov v26.16b, %[start2].16b\n"
+        "mov v27.16b, %[start3].16b\n"
+        "mov v28.16b, %[start0].16b\n"
+        "mov v29.16b, %[start1].16b\n"
+        "mov v30.16b, %[start2].16b\n"
+        "mov v31.16b, %[start3].16b\n"
+        "1:\n"
+        "ld1 {v0.8h}, [%[x0]], %[pitch]\n"
+        "ld1 {v1.8h}, [%[x1]], %[pitch]\n"
+        "ld1 {v2.8h}, [%[x2]], %[pitch]\n"
+        "ld1 {v3.8h}, [%[x3]], %[pitch]\n"
+        ".irp lane, 0, 1, 2, 3, 4\n"
+        "ld1 {v4.8h, v5.8h}, [%[w]], %[padded]\n"
+        "smlal  v16.4s, v4.4h, v0.h[\\lane]\n"
+        "smlal2 v17.4s, v4.8h, v0.h[\\lane]\n"
+        "smlal  v18.4s, v5.4h, v0.h[\\lane]\n"
+        "smlal2 v19.4s, v5.8h, v0.h[\\lane]\n"
+        "smlal  v20.4s, v4.4h, v1.h[\\lane]\n"
+        "smlal2 v21.4s, v4.8h, v1.h[\\lane]\n"
+        "smlal  v22.4s, v5.4h, v1.h[\\lane]\n"
+        "smlal2 v23.4s, v5.8h, v1.h[\\lane]\n"
+        "smlal  v24.4s, v4.4h, v2.h[\\lane]\n"
+        "smlal2 v25.4s, v4.8h, v2.h[\\lane]\n"
+        "smlal  v26.4s, v5.4h, v2.h[\\lane]\n"
+        "smlal2 v27.4s, v5.8h, v2.h[\\lane]\n"
+        "smlal  v28.4s, v4.4h, v3.h[\\lane]\n"
+        "smlal2 v29.4s, v4.8h, v3.h[\\lane]\n"
+        "smlal  v30.4s, v5.4h, v3.h[\\lane]\n"
+        "smlal2 v31.4s, v5.8h, v3.h[\\lane]\n"
+        ".endr\n"
+        "subs %[rows], %[rows], #1\n"
+        "b.ne 1b\n"
+        "uzp2 v16.8h, v16.8h, v17.8h\n"
+        "uzp2 v18.8h, v18.8h, v19.8h\n"
+        "uzp2 v20.8h, v20.8h, v21.8h\n"
+        "uzp2 v22.8h, v22.8h, v23.8h\n"
+        "uzp2 v24.8h, v24.8h, v25.8h\n"
+        "uzp2 v26.8h, v26.8h, v27.8h\n"
+        "uzp2 v28.8h, v28.8h, v29.8h\n"
+        "uzp2 v30.8h, v30.8h, v31.8h\n"
+        "uzp2 v16.16b, v16.16b, v18.16b\n"
+        "uzp2 v20.16b, v20.16b, v22.16b\n"
+        "uzp2 v24.16b, v24.16b, v26.16b\n"
+        "uzp2 v28.16b, v28.16b, v30.16b\n"
+        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
+          [x3] "+r"(x3), [w] "+r"(w), "=w"(top0), "=w"(top1), "=w"(top2),
+          "=w"(top3)
+        : [pitch] "r"(2 * pitch), [padded] "r"(2 * padded),
+          [start0] "w"(start[0]), [start1] "w"(start[1]),
+          [start2] "w"(start[2]), [start3] "w"(start[3])
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v17", "v18",
+          "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30",
+          "v31");
+    top[0] = top0;
+    top[1] = top1;
+    top[2] = top2;
+    top[3] = top3;
+}
 
-/* 16 channels of four positions, from sums that start at minus the threshold:
- * 16 bits of each position, 1 where the sum ends below zero. */
-static uint64_t conv1_tile(size_t rows, size_t columns, size_t step,
-                           size_t pitch, size_t padded, const int16_t *x,
-                           const int16_t *w, const int32x4_t start[4])
+/* The same for any number of columns. */
+static void any_columns(size_t rows, size_t columns, size_t step, size_t pitch,
+                        size_t padded, const int16_t *x, const int16_t *w,
+                        const int32x4_t start[4], int8x16_t top[4])
+{
+    size_t m, i, j, k;
+
+    for (m = 0; m < 4; m++) {
+        const int16_t *weight = w;
+        int32x4_t s[4];
+        int16x8_t low, high;
+
+        for (k = 0; k < 4; k++)
+            s[k] = start[k];
+        for (i = 0; i < rows; i++)
+            for (j = 0; j < columns; j++, weight += padded) {
+                const int16_t in = x[m * step + i * pitch + j];
+
+                for (k = 0; k < 4; k++)
+                    s[k] = vmlal_n_s16(s[k], vld1_s16(weight + 4 * k), in);
+            }
+        low = vuzp2q_s16(vreinterpretq_s16_s32(s[0]),
+                         vreinterpretq_s16_s32(s[1]));
+        high = vuzp2q_s16(vreinterpretq_s16_s32(s[2]),
+                          vreinterpretq_s16_s32(s[3]));
+        top[m] = vuzp2q_s8(vreinterpretq_s8_s16(low),
+                           vreinterpretq_s8_s16(high));
+    }
+}
+
+/* 16 bits of each of four positions: 1 where a byte is below zero. */
+static inline uint64_t below_zero(const int8x16_t top[4])
 {
     static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128,
                                        1, 2, 4, 8, 16, 32, 64, 128};
-    const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-    size_t left;
-    uint64_t below;
+    const uint8x16_t place = vld1q_u8(places);
+    const uint8x16_t pair0 = vpaddq_u8(vandq_u8(vcltzq_s8(top[0]), place),
+                                       vandq_u8(vcltzq_s8(top[1]), place));
+    const uint8x16_t pair1 = vpaddq_u8(vandq_u8(vcltzq_s8(top[2]), place),
+                                       vandq_u8(vcltzq_s8(top[3]), place));
+    const uint8x16_t all = vpaddq_u8(pair0, pair1);
 
-    __asm__ volatile(
-        "mov v16.16b, %[start0].16b\n mov v17.16b, %[start1].16b\n"
-        "mov v18.16b, %[start2].16b\n mov v19.16b, %[start3].16b\n"
-        "mov v20.16b, %[start0].16b\n mov v21.16b, %[start1].16b\n"
-        "mov v22.16b, %[start2].16b\n mov v23.16b, %[start3].16b\n"
-        "mov v24.16b, %[start0].16b\n mov v25.16b, %[start1].16b\n"
-        "mov v26.16b, %[start2].16b\n mov v27.16b, %[start3].16b\n"
-        "mov v28.16b, %[start0].16b\n mov v29.16b, %[start1].16b\n"
-        "mov v30.16b, %[start2].16b\n mov v31.16b, %[start3].16b\n"
-        "1:\n"
-        "mov %[left], %[columns]\n"
-        "subs %[left], %[left], #5\n"
-        "b.lo 3f\n"
-        "2:\n" /* five columns */
-        "ldr q0, [%[x0]], #10\n"
-        "ldr q1, [%[x1]], #10\n"
-        "ldr q2, [%[x2]], #10\n"
-        "ldr q3, [%[x3]], #10\n"
-        CONV1_COLUMN("0") CONV1_COLUMN("1") CONV1_COLUMN("2")
-        CONV1_COLUMN("3") CONV1_COLUMN("4")
-        "subs %[left], %[left], #5\n"
-        "b.hs 2b\n"
-        "3:\n" /* up to four more, one by one */
-        "adds %[left], %[left], #5\n"
-        "b.eq 5f\n"
-        "4:\n"
-        "ldr h0, [%[x0]], #2\n"
-        "ldr h1, [%[x1]], #2\n"
-        "ldr h2, [%[x2]], #2\n"
-        "ldr h3, [%[x3]], #2\n"
-        CONV1_COLUMN("0")
-        "subs %[left], %[left], #1\n"
-        "b.ne 4b\n"
-        "5:\n"
-        "add %[x0], %[x0], %[skip]\n"
-        "add %[x1], %[x1], %[skip]\n"
-        "add %[x2], %[x2], %[skip]\n"
-        "add %[x3], %[x3], %[skip]\n"
-        "subs %[rows], %[rows], #1\n"
-        "b.ne 1b\n"
-        CONV1_SIGNS("v16", "v17", "v18", "v19")
-        CONV1_SIGNS("v20", "v21", "v22", "v23")
-        CONV1_SIGNS("v24", "v25", "v26", "v27")
-        CONV1_SIGNS("v28", "v29", "v30", "v31")
-        "addp v16.16b, v16.16b, v20.16b\n"
-        "addp v24.16b, v24.16b, v28.16b\n"
-        "addp v16.16b, v16.16b, v24.16b\n"
-        "addp v16.16b, v16.16b, v16.16b\n"
-        "fmov %[below], d16\n"
-        : [rows] "+r"(rows), [left] "=&r"(left), [x0] "+r"(x), [x1] "+r"(x1),
-          [x2] "+r"(x2), [x3] "+r"(x3), [w] "+r"(w), [below] "=r"(below)
-        : [columns] "r"(columns), [skip] "r"(2 * (pitch - columns)),
-          [padded] "r"(2 * padded), [start0] "w"(start[0]),
-          [start1] "w"(start[1]), [start2] "w"(start[2]),
-          [start3] "w"(start[3]), [places] "w"(vld1q_u8(places))
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v16", "v17",
-          "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",
-          "v28", "v29", "v30", "v31");
-    return below;
+    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
 }
 
 static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
@@ -867,26 +912,31 @@ static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
 {
     enum { CHANNELS = CONV1_CHANNELS };
     const size_t padded = (N + CHANNELS - 1) / CHANNELS * CHANNELS;
+    const size_t row = words(N);
     size_t m, n, i;
 
     for (n = 0; n < padded; n += CHANNELS) {
-        const uint16_t flip = (uint16_t)~load_u16(direction + n / 8);
+        const uint64_t flip = (uint16_t)~load_u16(direction + n / 8);
+        const uint64_t flips = flip | flip << 16 | flip << 32 | flip << 48;
+        const size_t shift = n % BLOCK;
+        uint64_t *to = out + n / BLOCK;
         int32x4_t start[4];
 
         for (i = 0; i < 4; i++)
             start[i] = vnegq_s32(vld1q_s32(threshold + n + 4 * i));
         for (m = 0; m < M; m += 4) {
-            const size_t count = min(4, M - m);
-            uint64_t *to = out + m * words(N) + n / BLOCK;
-            uint64_t below = conv1_tile(rows, columns, step, pitch, padded,
-                                        x + m * step, w + n, start);
+            const int16_t *at = x + m * step;
+            int8x16_t top[4];
+            uint64_t bits;
 
-            for (i = 0; i < count; i++, below >>= 16, to += words(N)) {
-                const uint64_t word = (uint64_t)(uint16_t)(below ^ flip)
-                                      << n % BLOCK;
-
-                *to = n % BLOCK ? *to | word : word;
-            }
+            if (columns == 5)
+                five_columns(rows, step, pitch, padded, at, w + n, start, top);
+            else
+                any_columns(rows, columns, step, pitch, padded, at, w + n,
+                            start, top);
+            bits = below_zero(top) ^ flips;
+            for (i = 0; i < min(4, M - m); i++, bits >>= 16, to += row)
+                *to = (shift ? *to : 0) | (bits & 0xffff) << shift;
         }
     }
 }

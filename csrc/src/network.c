@@ -299,10 +299,10 @@ static void gather_bytes(struct bifsmn *net)
     const struct model *m = &net->model;
     const size_t channels = m->conv1_channels, bytes = channels / 8;
     const size_t pitch = covered(m, m->mels2) * bytes;
-    const size_t before = border(m), run = m->kernel * bytes;
+    const size_t before = border(m), rows = m->kernel, run = rows * bytes;
     const size_t inside = min(m->mels1, covered(m, m->mels2) - before);
     const size_t frames = min(m->frames1, covered(m, m->frames2) - before);
-    const size_t padding = 8 * words(8 * m->kernel * run) - m->kernel * run;
+    const size_t padding = 8 * words(8 * rows * run) - rows * run;
     uint8_t *out = net->gathered;
     size_t t, f, i, b;
 
@@ -314,9 +314,11 @@ static void gather_bytes(struct bifsmn *net)
             const uint8_t *in =
                 net->map2 + (t * pitch + f * bytes) * m->stride;
 
-            for (i = 0; i < m->kernel; i++, in += pitch, out += run)
-                for (b = 0; b < run; b += COPY)
+            for (i = rows; i > 0; i--, in += pitch, out += run) {
+                memcpy(out, in, COPY);
+                for (b = COPY; b < run; b += COPY)
                     memcpy(out + b, in + b, COPY);
+            }
             memset(out, 0, 8); /* padding is less */
             out += padding;
         }
