@@ -6,8 +6,9 @@
 
 #include "network.h"
 
-/* Every 64-bit ARM has NEON. */
-#if defined(__aarch64__) && !defined(__AARCH64EB__)
+/* Every 64-bit ARM has NEON. Benchmarks choose by defining it themselves. */
+#if defined(BIFSMN_KERNELS)
+#elif defined(__aarch64__) && !defined(__AARCH64EB__)
 #define BIFSMN_KERNELS &bifsmn_kernels_neon
 #else
 #define BIFSMN_KERNELS &bifsmn_kernels_scalar

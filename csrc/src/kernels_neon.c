@@ -278,10 +278,11 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
 /* 64 rows of two words each at 8 positions: bits of 16 rows each. Row i goes
  * with row i + 8, so that SRI leaves one byte of bits of each.
  *
- * positions: differing bits of rows a and b at positions p and q, bytes of d.
- * rows: of 8 positions, a 0, b 0, a 1, b 1 ... in v8, at most 128 each, so that
- * bytes are enough all the way. The comparison with the limits goes into
- * `bits`, on top of the bits of the rows before.
+ * rows: differing bits of rows a and b at 8 positions: the halves of a tree
+ * whose last addition gives a 0, b 0, a 1, b 1 ... of at most 128 each, so that
+ * bytes are enough all the way. That addition, the comparison with the limits
+ * and the bits, put on top of those of the rows before, follow among the next
+ * rows: processors that run in order would wait for them.
  * (The assembler's macros, because C's would make strings too long for C99.) */
 static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
                      const uint16_t *threshold, uint16_t bits[4][TILE])
@@ -290,42 +291,74 @@ static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
     uint16_t(*end)[TILE] = bits + 4;
 
     __asm__ volatile(
-        ".macro positions d, e, f, g, p, q, a, b\n"
-        "eor \\d, \\p, \\a\n"
-        "eor \\e, \\p, \\b\n"
-        "eor \\f, \\q, \\a\n"
-        "eor \\g, \\q, \\b\n"
-        "cnt \\d, \\d\n"
-        "cnt \\e, \\e\n"
-        "cnt \\f, \\f\n"
-        "cnt \\g, \\g\n"
-        "addp \\d, \\d, \\e\n"
-        "addp \\f, \\f, \\g\n"
-        "addp \\d, \\d, \\f\n"
-        ".endm\n"
         ".macro rows a, b, limit, before, bits\n"
-        "positions v8.16b, v9.16b, v10.16b, v11.16b, %[x0].16b, %[x1].16b, "
-        "\\a, \\b\n"
-        "positions v9.16b, v10.16b, v11.16b, v12.16b, %[x2].16b, %[x3].16b, "
-        "\\a, \\b\n"
+        "eor v8.16b, %[x0].16b, \\a\n"
+        "eor v9.16b, %[x0].16b, \\b\n"
+        "eor v10.16b, %[x1].16b, \\a\n"
+        "eor v11.16b, %[x1].16b, \\b\n"
+        "eor v12.16b, %[x2].16b, \\a\n"
+        "eor v13.16b, %[x2].16b, \\b\n"
+        "eor v14.16b, %[x3].16b, \\a\n"
+        "eor v15.16b, %[x3].16b, \\b\n"
+        ".ifnb \\limit\n"
+        "addp v30.16b, v30.16b, v31.16b\n"
+        ".endif\n"
+        "cnt v8.16b, v8.16b\n"
+        "cnt v9.16b, v9.16b\n"
+        "cnt v10.16b, v10.16b\n"
+        "cnt v11.16b, v11.16b\n"
+        "cnt v12.16b, v12.16b\n"
+        "cnt v13.16b, v13.16b\n"
+        "cnt v14.16b, v14.16b\n"
+        "cnt v15.16b, v15.16b\n"
+        ".ifnb \\limit\n"
+        "cmhi \\bits, \\limit, v30.16b\n"
+        ".endif\n"
         "addp v8.16b, v8.16b, v9.16b\n"
-        "positions v9.16b, v10.16b, v11.16b, v12.16b, %[x4].16b, %[x5].16b, "
-        "\\a, \\b\n"
-        "positions v10.16b, v11.16b, v12.16b, v13.16b, %[x6].16b, %[x7].16b, "
-        "\\a, \\b\n"
-        "addp v9.16b, v9.16b, v10.16b\n"
-        "addp v8.16b, v8.16b, v9.16b\n"
-        "cmhi \\bits, \\limit, v8.16b\n"
+        "addp v10.16b, v10.16b, v11.16b\n"
+        "addp v12.16b, v12.16b, v13.16b\n"
+        "addp v14.16b, v14.16b, v15.16b\n"
+        ".ifnb \\limit\n"
         "sri \\bits, \\before, #1\n"
+        ".endif\n"
+        "eor v9.16b, %[x4].16b, \\a\n"
+        "eor v11.16b, %[x4].16b, \\b\n"
+        "eor v13.16b, %[x5].16b, \\a\n"
+        "eor v15.16b, %[x5].16b, \\b\n"
+        "addp v8.16b, v8.16b, v10.16b\n"
+        "addp v12.16b, v12.16b, v14.16b\n"
+        "eor v10.16b, %[x6].16b, \\a\n"
+        "eor v14.16b, %[x6].16b, \\b\n"
+        "cnt v9.16b, v9.16b\n"
+        "cnt v11.16b, v11.16b\n"
+        "cnt v13.16b, v13.16b\n"
+        "cnt v15.16b, v15.16b\n"
+        "addp v30.16b, v8.16b, v12.16b\n"
+        "eor v8.16b, %[x7].16b, \\a\n"
+        "eor v12.16b, %[x7].16b, \\b\n"
+        "cnt v10.16b, v10.16b\n"
+        "cnt v14.16b, v14.16b\n"
+        "addp v9.16b, v9.16b, v11.16b\n"
+        "addp v13.16b, v13.16b, v15.16b\n"
+        "cnt v8.16b, v8.16b\n"
+        "cnt v12.16b, v12.16b\n"
+        "addp v10.16b, v10.16b, v14.16b\n"
+        "addp v9.16b, v9.16b, v13.16b\n"
+        "addp v8.16b, v8.16b, v12.16b\n"
+        "addp v10.16b, v10.16b, v8.16b\n"
+        "addp v31.16b, v9.16b, v10.16b\n"
         ".endm\n"
         ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
         "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"
         "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
         "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"
-        "rows v16.16b, v20.16b, v24.16b, v28.16b, v29.16b\n"
-        "rows v17.16b, v21.16b, v25.16b, v29.16b, v28.16b\n"
-        "rows v18.16b, v22.16b, v26.16b, v28.16b, v29.16b\n"
-        "rows v19.16b, v23.16b, v27.16b, v29.16b, v28.16b\n"
+        "rows v16.16b, v20.16b\n"
+        "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
+        "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
+        "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
+        "addp v30.16b, v30.16b, v31.16b\n"
+        "cmhi v28.16b, v27.16b, v30.16b\n"
+        "sri v28.16b, v29.16b, #1\n"
         ".endm\n"
         "1:\n"
         "ldp q24, q25, [%[threshold]], #32\n"
@@ -337,7 +370,6 @@ static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
         "sub %[limit], %[limit], #16\n"
         "cmp %[bits], %[end]\n"
         "b.ne 1b\n"
-        ".purgem positions\n"
         ".purgem rows\n"
         ".purgem eight_rows\n"
         : [w] "+r"(w), [threshold] "+r"(threshold), [bits] "+r"(bits)
@@ -345,9 +377,9 @@ static void p1_block(const uint8x16_t x[TILE], const uint8_t *w,
           [back] "r"(-(size_t)64), [x0] "w"(x[0]), [x1] "w"(x[1]),
           [x2] "w"(x[2]), [x3] "w"(x[3]), [x4] "w"(x[4]), [x5] "w"(x[5]),
           [x6] "w"(x[6]), [x7] "w"(x[7])
-        : "memory", "cc", "v8", "v9", "v10", "v11", "v12", "v13", "v16", "v17",
-          "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27",
-          "v28", "v29");
+        : "memory", "cc", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
+          "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+          "v26", "v27", "v28", "v29", "v30", "v31");
 }
 
 static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
@@ -845,8 +877,8 @@ static inline void five_columns(size_t rows, size_t step, size_t pitch,
         "uzp2 v24.16b, v24.16b, v26.16b\n"
         "uzp2 v28.16b, v28.16b, v30.16b\n"
         : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
-          [x3] "+r"(x3), [w] "+r"(w), "=w"(top0), "=w"(top1), "=w"(top2),
-          "=w"(top3)
+          [x3] "+r"(x3), [w] "+r"(w), "=&w"(top0), "=&w"(top1),
+          "=&w"(top2), "=&w"(top3)
         : [pitch] "r"(2 * pitch), [padded] "r"(2 * padded),
           [start0] "w"(start[0]), [start1] "w"(start[1]),
           [start2] "w"(start[2]), [start3] "w"(start[3])
