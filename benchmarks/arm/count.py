@@ -43,7 +43,7 @@ def build(folder):
         *(HERE / "count.c", "-o", plugin),
     )
     programs = {}
-    for kernels in ("neon", "scalar"):
+    for kernels in ("neon_dot", "neon", "scalar"):
         programs[kernels] = folder / kernels
         run(
             *("aarch64-linux-gnu-gcc", "-std=c99", "-O3", "-static"),

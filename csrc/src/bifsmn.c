@@ -9,7 +9,7 @@
 /* Every 64-bit ARM has NEON. Benchmarks choose by defining it themselves. */
 #if defined(BIFSMN_KERNELS)
 #elif defined(__aarch64__) && !defined(__AARCH64EB__)
-#define BIFSMN_KERNELS &bifsmn_kernels_neon
+#define BIFSMN_KERNELS bifsmn_best_neon()
 #else
 #define BIFSMN_KERNELS &bifsmn_kernels_scalar
 #endif

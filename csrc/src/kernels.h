@@ -32,14 +32,17 @@ struct bifsmn_kernels {
     /* out bit = (sum over i, j of w * x >= threshold) xor direction, where
      * position m reads x[i * pitch + m * step + j] for i < rows, j < columns.
      * x within 8 bits, wide as multipliers like them,
-     * w [rows][columns][padded N], threshold [padded N] within 31 bits,
+     * w [rows][columns][padded N], w4 the same in 8 bits with four columns of
+     * an output side by side, [rows][columns / 4, rounded up][padded N][4],
+     * threshold [padded N] within 31 bits,
      * N padded to CONV1_CHANNELS with weights of 0 and thresholds of 1; of x,
      * what three more positions and three more columns cover may be read,
      * direction bits [N], out [M][words(N)] */
     void (*i16_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
                           size_t step, size_t pitch, const int16_t *x,
-                          const int16_t *w, const int32_t *threshold,
-                          const uint8_t *direction, uint64_t *out);
+                          const int16_t *w, const int8_t *w4,
+                          const int32_t *threshold, const uint8_t *direction,
+                          uint64_t *out);
 
     /* d = differing bits of w and x; out bit = (d < threshold) xor direction
      * x [M][words(K)], w [N][words(K)], threshold [N], direction bits [N],
@@ -73,6 +76,8 @@ struct bifsmn_kernels {
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
 #if defined(__aarch64__) && !defined(__AARCH64EB__)
 extern const struct bifsmn_kernels bifsmn_kernels_neon;
+extern const struct bifsmn_kernels bifsmn_kernels_neon_dot; /* has SDOT */
+const struct bifsmn_kernels *bifsmn_best_neon(void);
 #endif
 
 #endif

@@ -1,4 +1,5 @@
-/* kernels_neon.c: the kernels for 64-bit ARM, with nothing beyond ARMv8-A.
+/* kernels_neon.c: the kernels for 64-bit ARM, with nothing beyond ARMv8-A, but
+ * for one variant of the first convolution with the dot products of ARMv8.4.
  *
  * A vector holds positions side by side, never outputs of one position: the
  * inputs of 8 positions stay in registers while rows of weights stream past,
@@ -18,6 +19,9 @@
 
 #include <arm_neon.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/auxv.h>
+#endif
 
 #include "bytes.h"
 #include "kernels.h"
@@ -891,6 +895,94 @@ static inline void five_columns(size_t rows, size_t step, size_t pitch,
     top[3] = top3;
 }
 
+/* The same for five to eight columns, by SDOT.
+ * x [rows][pitch], w4 [rows][2][padded][4] */
+static inline void eight_columns(size_t rows, size_t step, size_t pitch,
+                                 size_t padded, const int16_t *x,
+                                 const int8_t *w4, const int32x4_t start[4],
+                                 int8x16_t top[4])
+{
+    const int16_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
+    register int8x16_t top0 __asm__("v16");
+    register int8x16_t top1 __asm__("v20");
+    register int8x16_t top2 __asm__("v24");
+    register int8x16_t top3 __asm__("v28");
+
+    __asm__ volatile(
+        ".arch armv8.2-a+dotprod\n"
+        "mov v16.16b, %[start0].16b\n"
+        "mov v17.16b, %[start1].16b\n"
+        "mov v18.16b, %[start2].16b\n"
+        "mov v19.16b, %[start3].16b\n"
+        "mov v20.16b, %[start0].16b\n"
+        "mov v21.16b, %[start1].16b\n"
+        "mov v22.16b, %[start2].16b\n"
+        "mov v23.16b, %[start3].16b\n"
+        "mov v24.16b, %[start0].16b\n"
+        "mov v25.16b, %[start1].16b\n"
+        "mov v26.16b, %[start2].16b\n"
+        "mov v27.16b, %[start3].16b\n"
+        "mov v28.16b, %[start0].16b\n"
+        "mov v29.16b, %[start1].16b\n"
+        "mov v30.16b, %[start2].16b\n"
+        "mov v31.16b, %[start3].16b\n"
+        "1:\n"
+        "ld1 {v0.8h}, [%[x0]], %[pitch]\n"
+        "ld1 {v1.8h}, [%[x1]], %[pitch]\n"
+        "ld1 {v2.8h}, [%[x2]], %[pitch]\n"
+        "ld1 {v3.8h}, [%[x3]], %[pitch]\n"
+        "xtn v0.8b, v0.8h\n"
+        "xtn v1.8b, v1.8h\n"
+        "xtn v2.8b, v2.8h\n"
+        "xtn v3.8b, v3.8h\n"
+        ".irp four, 0, 1\n"
+        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[w4]], %[padded]\n"
+        "sdot v16.4s, v4.16b, v0.4b[\\four]\n"
+        "sdot v17.4s, v5.16b, v0.4b[\\four]\n"
+        "sdot v18.4s, v6.16b, v0.4b[\\four]\n"
+        "sdot v19.4s, v7.16b, v0.4b[\\four]\n"
+        "sdot v20.4s, v4.16b, v1.4b[\\four]\n"
+        "sdot v21.4s, v5.16b, v1.4b[\\four]\n"
+        "sdot v22.4s, v6.16b, v1.4b[\\four]\n"
+        "sdot v23.4s, v7.16b, v1.4b[\\four]\n"
+        "sdot v24.4s, v4.16b, v2.4b[\\four]\n"
+        "sdot v25.4s, v5.16b, v2.4b[\\four]\n"
+        "sdot v26.4s, v6.16b, v2.4b[\\four]\n"
+        "sdot v27.4s, v7.16b, v2.4b[\\four]\n"
+        "sdot v28.4s, v4.16b, v3.4b[\\four]\n"
+        "sdot v29.4s, v5.16b, v3.4b[\\four]\n"
+        "sdot v30.4s, v6.16b, v3.4b[\\four]\n"
+        "sdot v31.4s, v7.16b, v3.4b[\\four]\n"
+        ".endr\n"
+        "subs %[rows], %[rows], #1\n"
+        "b.ne 1b\n"
+        "uzp2 v16.8h, v16.8h, v17.8h\n"
+        "uzp2 v18.8h, v18.8h, v19.8h\n"
+        "uzp2 v20.8h, v20.8h, v21.8h\n"
+        "uzp2 v22.8h, v22.8h, v23.8h\n"
+        "uzp2 v24.8h, v24.8h, v25.8h\n"
+        "uzp2 v26.8h, v26.8h, v27.8h\n"
+        "uzp2 v28.8h, v28.8h, v29.8h\n"
+        "uzp2 v30.8h, v30.8h, v31.8h\n"
+        "uzp2 v16.16b, v16.16b, v18.16b\n"
+        "uzp2 v20.16b, v20.16b, v22.16b\n"
+        "uzp2 v24.16b, v24.16b, v26.16b\n"
+        "uzp2 v28.16b, v28.16b, v30.16b\n"
+        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
+          [x3] "+r"(x3), [w4] "+r"(w4), "=&w"(top0), "=&w"(top1),
+          "=&w"(top2), "=&w"(top3)
+        : [pitch] "r"(2 * pitch), [padded] "r"(4 * padded),
+          [start0] "w"(start[0]), [start1] "w"(start[1]),
+          [start2] "w"(start[2]), [start3] "w"(start[3])
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v17", "v18",
+          "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30",
+          "v31");
+    top[0] = top0;
+    top[1] = top1;
+    top[2] = top2;
+    top[3] = top3;
+}
+
 /* The same for any number of columns. */
 static void any_columns(size_t rows, size_t columns, size_t step, size_t pitch,
                         size_t padded, const int16_t *x, const int16_t *w,
@@ -936,11 +1028,11 @@ static inline uint64_t below_zero(const int8x16_t top[4])
     return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
 }
 
-static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
-                                     size_t columns, size_t step, size_t pitch,
-                                     const int16_t *x, const int16_t *w,
-                                     const int32_t *threshold,
-                                     const uint8_t *direction, uint64_t *out)
+static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
+                             size_t columns, size_t step, size_t pitch,
+                             const int16_t *x, const int16_t *w,
+                             const int8_t *w4, const int32_t *threshold,
+                             const uint8_t *direction, uint64_t *out)
 {
     enum { CHANNELS = CONV1_CHANNELS };
     const size_t padded = (N + CHANNELS - 1) / CHANNELS * CHANNELS;
@@ -961,7 +1053,10 @@ static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
             int8x16_t top[4];
             uint64_t bits;
 
-            if (columns == 5)
+            if (dot && columns >= 5 && columns <= 8)
+                eight_columns(rows, step, pitch, padded, at, w4 + 4 * n, start,
+                              top);
+            else if (columns == 5)
                 five_columns(rows, step, pitch, padded, at, w + n, start, top);
             else
                 any_columns(rows, columns, step, pitch, padded, at, w + n,
@@ -971,6 +1066,28 @@ static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
                 *to = (shift ? *to : 0) | (bits & 0xffff) << shift;
         }
     }
+}
+
+static void i16_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
+                                     size_t columns, size_t step, size_t pitch,
+                                     const int16_t *x, const int16_t *w,
+                                     const int8_t *w4, const int32_t *threshold,
+                                     const uint8_t *direction, uint64_t *out)
+{
+    conv_bits(0, M, N, rows, columns, step, pitch, x, w, w4, threshold,
+              direction, out);
+}
+
+static void i16_conv_bits__neon_dot_4x16(size_t M, size_t N, size_t rows,
+                                         size_t columns, size_t step,
+                                         size_t pitch, const int16_t *x,
+                                         const int16_t *w, const int8_t *w4,
+                                         const int32_t *threshold,
+                                         const uint8_t *direction,
+                                         uint64_t *out)
+{
+    conv_bits(1, M, N, rows, columns, step, pitch, x, w, w4, threshold,
+              direction, out);
 }
 
 /* ---- head ---- */
@@ -1058,5 +1175,26 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     b1_memory_real__neon,
     f32_gemv__neon_4x16,
 };
+
+const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
+    "neon_dot",
+    TILE,
+    i16_conv_bits__neon_dot_4x16,
+    b1_gemm_bits__neon,
+    b1_gemm_real__neon,
+    b1_memory_real__neon,
+    f32_gemv__neon_4x16,
+};
+
+const struct bifsmn_kernels *bifsmn_best_neon(void)
+{
+#ifdef __linux__
+    enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+
+    if (getauxval(AT_HWCAP) & DOT_PRODUCTS)
+        return &bifsmn_kernels_neon_dot;
+#endif
+    return &bifsmn_kernels_neon;
+}
 
 #endif

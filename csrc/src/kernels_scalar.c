@@ -97,7 +97,7 @@ static uint64_t real_outputs(size_t outputs, size_t K, const uint32_t d[BLOCK],
 static void i16_conv_bits__scalar_1x64(size_t M, size_t N, size_t rows,
                                        size_t columns, size_t step,
                                        size_t pitch, const int16_t *x,
-                                       const int16_t *w,
+                                       const int16_t *w, const int8_t *w4,
                                        const int32_t *threshold,
                                        const uint8_t *direction, uint64_t *out)
 {
@@ -105,6 +105,7 @@ static void i16_conv_bits__scalar_1x64(size_t M, size_t N, size_t rows,
         (N + CONV1_CHANNELS - 1) / CONV1_CHANNELS * CONV1_CHANNELS;
     size_t m, n, i, j, k;
 
+    (void)w4;
     for (m = 0; m < M; m++, x += step)
         for (n = 0; n < N; n += BLOCK) {
             const size_t outputs = min(padded - n, BLOCK);

@@ -66,6 +66,8 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_weight = arena_take(arena, conv1_padded * area, 2);
+    net->conv1_weight4 =
+        arena_take(arena, conv1_padded * m->kernel, round_up(m->kernel, 4));
     net->conv1_threshold = arena_take(arena, conv1_padded, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
@@ -144,17 +146,24 @@ static void fill_conv1(struct bifsmn *net)
     const struct section *s = m->section;
     const size_t area = m->kernel * m->kernel;
     const size_t padded = round_up(m->conv1_channels, CONV1_CHANNELS);
+    const size_t fours = round_up(m->kernel, 4) / 4;
     size_t n, k;
 
     memset(net->conv1_weight, 0, 2 * area * padded);
+    memset(net->conv1_weight4, 0, m->kernel * fours * 4 * padded);
     for (n = 0; n < padded; n++)
         net->conv1_threshold[n] = 1;
     for (n = 0; n < m->conv1_channels; n++) {
         net->conv1_threshold[n] =
             clamp_threshold(load_i32(s[C1_T].data + 4 * n));
-        for (k = 0; k < area; k++)
-            net->conv1_weight[k * padded + n] =
-                (int8_t)s[C1_W].data[n * area + k];
+        for (k = 0; k < area; k++) {
+            const int8_t w = (int8_t)s[C1_W].data[n * area + k];
+            const size_t row = k / m->kernel, column = k % m->kernel;
+            const size_t four = row * fours + column / 4;
+
+            net->conv1_weight[k * padded + n] = w;
+            net->conv1_weight4[(four * padded + n) * 4 + column % 4] = w;
+        }
     }
 }
 
@@ -249,6 +258,7 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
             m->mels1, m->conv1_channels, end - first, m->kernel, m->stride,
             pitch, net->map1 + (at + first - before) * pitch,
             net->conv1_weight + first * m->kernel * padded,
+            net->conv1_weight4 + first * round_up(m->kernel, 4) * padded,
             net->conv1_threshold, m->section[C1_D].data, net->conv1 + t * row);
     }
 }

@@ -20,6 +20,7 @@ struct bifsmn {
     /* Constants, unpacked once from the file so that kernels see one type. */
     int *depth;                /* [D] */
     int16_t *conv1_weight;     /* [kernel][kernel][C1], C1 padded */
+    int8_t *conv1_weight4;     /* [kernel][kernel / 4][C1][4], both padded */
     int32_t *conv1_threshold;  /* [C1], padded */
     uint16_t *conv2_threshold; /* [C2] */
     float *fc_affine;          /* [2][C] */

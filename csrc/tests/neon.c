@@ -11,8 +11,8 @@
 #include "bytes.h"
 #include "kernels.h"
 
-static const struct bifsmn_kernels *const tables[2] = {&bifsmn_kernels_scalar,
-                                                       &bifsmn_kernels_neon};
+static const struct bifsmn_kernels *tables[2] = {&bifsmn_kernels_scalar,
+                                                 &bifsmn_kernels_neon};
 static uint32_t noise = 1;
 static int failures, cases;
 
@@ -162,6 +162,8 @@ static void check_conv(size_t M, size_t N, size_t rows, size_t columns,
     const size_t pitch = (M - 1) * step + columns;
     const size_t values = rows * pitch + 3 * (step + 1);
     int16_t *x = take(2 * values), *w = take(2 * rows * columns * padded);
+    const size_t fours = (columns + 3) / 4;
+    int8_t *w4 = take(rows * fours * padded * 4);
     int32_t *threshold = take(4 * padded);
     uint8_t *direction = take_bits(1, N, 2);
     uint64_t *out[2];
@@ -175,18 +177,23 @@ static void check_conv(size_t M, size_t N, size_t rows, size_t columns,
 
         threshold[n] = n >= N ? 1 : variant ? limits[n % 5]
                                             : between(-20000, 20000);
-        for (i = 0; i < rows * columns && n < N; i++)
-            w[i * padded + n] =
-                (int16_t)(variant ? (n % 2 ? -128 : 127) : between(-128, 127));
+        for (i = 0; i < rows * columns && n < N; i++) {
+            const size_t four = i / columns * fours + i % columns / 4;
+            const int value =
+                variant ? (n % 2 ? -128 : 127) : between(-128, 127);
+
+            w[i * padded + n] = (int16_t)value;
+            w4[(four * padded + n) * 4 + i % columns % 4] = (int8_t)value;
+        }
     }
     for (i = 0; i < 2; i++) {
         out[i] = take(8 * M * words(N));
         tables[i]->i16_conv_bits(M, N, rows, columns, step, pitch, x, w,
-                                 threshold, direction, out[i]);
+                                 w4, threshold, direction, out[i]);
     }
     expect("i16_conv_bits", M, N, rows * columns, variant, out[0], out[1],
            8 * M * words(N));
-    free(x), free(w), free(threshold), free(direction);
+    free(x), free(w), free(w4), free(threshold), free(direction);
     free(out[0]), free(out[1]);
 }
 
@@ -247,11 +254,13 @@ int main(void)
                         check_real(Ms[m], Ns[n], 0, variant, shapes[k][0],
                                    shapes[k][1], shapes[k][2]);
             }
-            for (k = 0; k < 6; k++)
+            for (k = 0; k < 12; k++) {
+                tables[1] = k < 6 ? &bifsmn_kernels_neon : bifsmn_best_neon();
                 if (Ns[n] <= 192)
                     check_conv(Ms[m], Ns[n], 1 + k % 5,
                                k % 2 ? 5 : (size_t)between(1, 9),
-                               1 + k % 3, k > 3);
+                               1 + k % 3, k % 6 > 3);
+            }
             check_gemv(Ns[n], Ms[m] * 13 + 3);
         }
     check_gemm_bits(8, 64, 65534, 1); /* thresholds at the end of 16 bits */
