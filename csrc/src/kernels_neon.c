@@ -11,9 +11,9 @@
  * run on every vector pipe, widening additions only on some, so bytes are
  * widened only where they would overflow.
  *
- * The inner loops of three kernels are assembly, because compilers spill and
- * shuffle there: they cost from 10 to 60 % more as intrinsics, differently
- * with every compiler. Everything around them is C. */
+ * Four inner loops are assembly, because compilers spill and shuffle there:
+ * they cost from 10 to 60 % more as intrinsics, differently with every
+ * compiler. Everything around them is C. */
 
 #if defined(__aarch64__) && !defined(__AARCH64EB__)
 
@@ -687,26 +687,30 @@ struct memory_block {
 
 /* One channel of 8 positions, its sums as the upper halves of floats. */
 static inline void memory_row(const struct memory_block *b, size_t n,
-                              uint8x16_t upper, struct bits *bits)
+                              uint8x16_t upper, float32x4_t scale,
+                              float32x4_t bias, struct bits *bits)
 {
     const uint16x8_t s = vreinterpretq_u16_u8(upper);
 
     add_real(vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(s), 16)),
-             vreinterpretq_f32_u32(vshll_high_n_u16(s, 16)),
-             vld1q_dup_f32(b->scale + n), vld1q_dup_f32(b->bias + n), b->slope, 1,
-             b->stream + n * TILE, bits);
+             vreinterpretq_f32_u32(vshll_high_n_u16(s, 16)), scale, bias,
+             b->slope, 1, b->stream + n * TILE, bits);
 }
 
-/* Channels n and n + 32 from their numbers d, side by side. */
-static inline void memory_rows(const struct memory_block *b, size_t n,
-                               uint8x16_t d, struct bits bits[2])
-{
-    const uint8x16_t high = vqtbl1q_u8(b->high, d);
-    const uint8x16_t middle = vqtbl1q_u8(b->middle, d);
-
-    memory_row(b, n, vtrn1q_u8(middle, high), &bits[0]);
-    memory_row(b, n + HALF, vtrn2q_u8(middle, high), &bits[1]);
-}
+/* Channels n + i and n + i + 32 from their numbers d, side by side; a lane
+ * must be a literal, so this is a macro. */
+#define MEMORY_ROWS(i, d)                                                      \
+    do {                                                                       \
+        const uint8x16_t high = vqtbl1q_u8(b->high, d);                        \
+        const uint8x16_t middle = vqtbl1q_u8(b->middle, d);                    \
+                                                                               \
+        memory_row(b, n + (i), vtrn1q_u8(middle, high),                        \
+                   vdupq_laneq_f32(scale[0], i), vdupq_laneq_f32(bias[0], i),  \
+                   &bits[0]);                                                  \
+        memory_row(b, n + (i) + HALF, vtrn2q_u8(middle, high),                 \
+                   vdupq_laneq_f32(scale[1], i), vdupq_laneq_f32(bias[1], i),  \
+                   &bits[1]);                                                  \
+    } while (0)
 
 /* Channels k and k + 4 of every byte: their numbers d, a nibble each, whose
  * highest bit is left as it comes. */
@@ -734,11 +738,15 @@ static inline void memory_block(const struct memory_block *b,
         for (half = 0; half < 2; half++) {
             const size_t n = 8 * i + 4 * half;
             const uint8x16_t low = vdupq_n_u8(15);
+            const float32x4_t scale[2] = {vld1q_f32(b->scale + n),
+                                          vld1q_f32(b->scale + n + HALF)};
+            const float32x4_t bias[2] = {vld1q_f32(b->bias + n),
+                                         vld1q_f32(b->bias + n + HALF)};
 
-            memory_rows(b, n, vandq_u8(d[0], low), bits);
-            memory_rows(b, n + 1, vandq_u8(d[1], low), bits);
-            memory_rows(b, n + 2, vandq_u8(d[2], low), bits);
-            memory_rows(b, n + 3, vandq_u8(d[3], low), bits);
+            MEMORY_ROWS(0, vandq_u8(d[0], low));
+            MEMORY_ROWS(1, vandq_u8(d[1], low));
+            MEMORY_ROWS(2, vandq_u8(d[2], low));
+            MEMORY_ROWS(3, vandq_u8(d[3], low));
             d[0] = vshrq_n_u8(d[0], 4);
             d[1] = vshrq_n_u8(d[1], 4);
             d[2] = vshrq_n_u8(d[2], 4);
@@ -1096,33 +1104,59 @@ static void i16_conv_bits__neon_dot_4x16(size_t M, size_t N, size_t rows,
 static void f32_gemv__neon_4x16(size_t N, size_t K, const float *x,
                                 const float *w, float *out)
 {
-    size_t n, k, i, j;
+    const size_t whole = K / 16 * 16;
+    size_t n, k, i;
 
     for (n = 0; n < N; n += 4) {
-        const float *row[4];
-        float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0),
-                              vdupq_n_f32(0)};
-        float sums[4];
+        const float *row[4], *at = x;
+        float sums[4] = {0};
 
         for (i = 0; i < 4; i++)
             row[i] = w + min(n + i, N - 1) * K;
-        for (k = 0; k + 16 <= K; k += 16) {
-            const float32x4x4_t v = vld1q_f32_x4(x + k);
-
-            for (i = 0; i < 4; i++) {
-                const float32x4x4_t weight = vld1q_f32_x4(row[i] + k);
-
-                for (j = 0; j < 4; j++)
-                    sum[i] = vfmaq_f32(sum[i], v.val[j], weight.val[j]);
-            }
-        }
-        for (i = 0; i < 4; i++)
-            sums[i] = vaddvq_f32(sum[i]);
-        for (; k < K; k++)
-            for (i = 0; i < 4; i++)
-                sums[i] += x[k] * row[i][k];
-        for (i = 0; i < min(4, N - n); i++)
+        __asm__ volatile(
+            "movi v20.4s, #0\n movi v21.4s, #0\n"
+            "movi v22.4s, #0\n movi v23.4s, #0\n"
+            "b 2f\n"
+            "1:\n"
+            "ld1 {v0.4s, v1.4s, v2.4s, v3.4s}, [%[x]], #64\n"
+            "ld1 {v4.4s, v5.4s, v6.4s, v7.4s}, [%[row0]], #64\n"
+            "ld1 {v8.4s, v9.4s, v10.4s, v11.4s}, [%[row1]], #64\n"
+            "ld1 {v12.4s, v13.4s, v14.4s, v15.4s}, [%[row2]], #64\n"
+            "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[row3]], #64\n"
+            "fmla v20.4s, v4.4s, v0.4s\n"
+            "fmla v21.4s, v8.4s, v0.4s\n"
+            "fmla v22.4s, v12.4s, v0.4s\n"
+            "fmla v23.4s, v16.4s, v0.4s\n"
+            "fmla v20.4s, v5.4s, v1.4s\n"
+            "fmla v21.4s, v9.4s, v1.4s\n"
+            "fmla v22.4s, v13.4s, v1.4s\n"
+            "fmla v23.4s, v17.4s, v1.4s\n"
+            "fmla v20.4s, v6.4s, v2.4s\n"
+            "fmla v21.4s, v10.4s, v2.4s\n"
+            "fmla v22.4s, v14.4s, v2.4s\n"
+            "fmla v23.4s, v18.4s, v2.4s\n"
+            "fmla v20.4s, v7.4s, v3.4s\n"
+            "fmla v21.4s, v11.4s, v3.4s\n"
+            "fmla v22.4s, v15.4s, v3.4s\n"
+            "fmla v23.4s, v19.4s, v3.4s\n"
+            "2:\n"
+            "cmp %[x], %[end]\n"
+            "b.ne 1b\n"
+            "faddp v20.4s, v20.4s, v21.4s\n"
+            "faddp v22.4s, v22.4s, v23.4s\n"
+            "faddp v20.4s, v20.4s, v22.4s\n"
+            "str q20, [%[sums]]\n"
+            : [x] "+r"(at), [row0] "+r"(row[0]), [row1] "+r"(row[1]),
+              [row2] "+r"(row[2]), [row3] "+r"(row[3])
+            : [end] "r"(x + whole), [sums] "r"(sums)
+            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
+              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+              "v17", "v18", "v19", "v20", "v21", "v22", "v23");
+        for (i = 0; i < min(4, N - n); i++) {
+            for (k = 0; k < K - whole; k++)
+                sums[i] += x[whole + k] * row[i][k];
             out[n + i] = sums[i];
+        }
     }
 }
 
