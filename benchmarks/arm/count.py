@@ -31,7 +31,7 @@ GEMM = "b1_gemm_bits__neon_8x16"
 
 def run(*command):
     """Standard output of a command that must succeed."""
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, check=True, capture_output=True)
     return done.stdout.decode()
 
 
@@ -177,6 +177,7 @@ def print_table(result):
 
 
 def main():
+    """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.add_argument("--model", help="a model file instead of a random one")
