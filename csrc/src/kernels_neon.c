@@ -15,6 +15,8 @@
  * they cost from 10 to 60 % more as intrinsics, differently with every
  * compiler. Everything around them is C. */
 
+#include "kernels.h"
+
 #if defined(__aarch64__) && !defined(__AARCH64EB__)
 
 #include <arm_neon.h>
@@ -24,7 +26,6 @@
 #endif
 
 #include "bytes.h"
-#include "kernels.h"
 
 enum {
     TILE = 8,   /* positions */
