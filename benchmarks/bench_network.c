@@ -68,14 +68,12 @@ static void run_conv2(struct bench *b)
 {
     bifsmn *n = b->net;
     const struct model *m = &n->model;
-    size_t t;
 
-    for (t = 0; t < m->frames2; t++)
-        n->kernels->b1_gemm_bits(
-            m->mels2, m->conv2_channels,
-            m->kernel * m->kernel * m->conv1_channels, n->gathered,
-            n->conv2_weight.data, n->conv2_threshold, m->section[C2_D].data,
-            n->conv2);
+    n->kernels->b1_gemm_bits(m->frames2 * m->mels2, m->conv2_channels,
+                             m->kernel * m->kernel * m->conv1_channels,
+                             n->gathered, n->conv2_weight.data,
+                             n->conv2_threshold, m->section[C2_D].data,
+                             n->conv2);
 }
 
 static void run_memory(struct bench *b)
@@ -104,7 +102,7 @@ static void run_pointwise2(struct bench *b)
     const struct model *m = &n->model;
 
     n->kernels->b1_gemm_real(m->frames2, m->channels, m->expansion, n->hidden,
-                             n->p2_weight.data, n->p2_affine, 0.25f, 1,
+                             n->p2_weight.data, n->p2_affine, 0.25f,
                              n->stream, n->sign);
 }
 
@@ -112,14 +110,11 @@ static void run_head(struct bench *b)
 {
     bifsmn *n = b->net;
     const struct model *m = &n->model;
-    const size_t K = m->frames2 * m->channels;
-    const int small = m->section[HD_W].dtype == I4;
-    size_t i;
+    const size_t tile = n->kernels->tile;
 
-    for (i = 0; i < m->classes; i++)
-        b->scores[i] =
-            small ? n->kernels->i4_dot(K, n->stream, m->section[HD_W].data)
-                  : n->kernels->i8_dot(K, n->stream, m->section[HD_W].data);
+    n->kernels->f32_gemv(m->classes,
+                         (m->frames2 + tile - 1) / tile * tile * m->channels,
+                         n->stream, n->head_weight, b->scores);
 }
 
 /* Microseconds of one call in a turn of `calls`. */
