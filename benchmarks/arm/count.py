@@ -2,10 +2,11 @@
 
     python benchmarks/arm/count.py [--json] [--model FILE]
 
-Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it under qemu-user with the plugin count.c and prints the instructions of
-one run of the network (features to scores) and of each of its kernels. They
-are the same on every host. No ARM processor is involved: cycles are what
-llvm-mca models for the instructions that the pointwise-1 kernel executed.
+Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it
+under qemu-user with the plugin count.c and prints the instructions of one run
+of the network (features to scores) and of each of its kernels. They are the
+same on every host. No ARM processor is involved: cycles are what llvm-mca
+models for the instructions that the pointwise-1 kernel executed.
 """
 
 import argparse
