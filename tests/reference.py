@@ -79,7 +79,7 @@ def trace(model, features, depth):
     stages["conv2"] = x > 0
 
     x = x.reshape(c.frames_out, -1)
-    stream = reals(x @ pm1(a["FC.W"]).T, a["FC.A"], a["FC.S"][0])
+    stream = 0 + reals(x @ pm1(a["FC.W"]).T, a["FC.A"], a["FC.S"][0])
     stages["fc"] = stream
 
     for k, layer in enumerate(model.layers_of(depth)):

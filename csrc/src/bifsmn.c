@@ -79,6 +79,8 @@ int bifsmn_open(const void *file, size_t file_size, void *workspace,
     struct arena arena = {NULL, 0};
     int error;
 
+    if (net)
+        *net = NULL;
     if (!file || !workspace || !net)
         return BIFSMN_ERROR_ARGUMENT;
     memset(&draft, 0, sizeof draft);
@@ -113,7 +115,7 @@ int bifsmn_use_kernels(bifsmn *net, const char *name)
     const struct bifsmn_kernels *kernels;
     size_t i;
 
-    if (!name)
+    if (!net || !name)
         return BIFSMN_ERROR_ARGUMENT;
     for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++)
         if (strcmp(kernels->name, name) == 0) {
@@ -162,10 +164,11 @@ const char *bifsmn_label(const bifsmn *net, int index)
 int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
                     int8_t *features)
 {
-    const struct model *m = &net->model;
+    const struct model *m;
 
-    if (!pcm || !features)
+    if (!net || !pcm || !features)
         return BIFSMN_ERROR_ARGUMENT;
+    m = &net->model;
     if (samples != m->samples)
         return BIFSMN_ERROR_SAMPLES;
     bifsmn_frontend_run(&net->frontend, m, pcm, features);
@@ -178,7 +181,7 @@ int bifsmn_run_features(bifsmn *net, const int8_t *features, int depth,
 {
     size_t i;
 
-    if (!features || !scores)
+    if (!net || !features || !scores)
         return BIFSMN_ERROR_ARGUMENT;
     for (i = 0; i < net->model.depths; i++)
         if (net->depth[i] == depth) {
@@ -191,9 +194,12 @@ int bifsmn_run_features(bifsmn *net, const int8_t *features, int depth,
 int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples, int depth,
                float *scores)
 {
-    int error = bifsmn_features(net, pcm, samples, net->features);
+    int error;
 
-    if (error)
+    if (!net || !scores)
+        return BIFSMN_ERROR_ARGUMENT;
+    if ((error = bifsmn_features(net, pcm, samples, net->features)) !=
+        BIFSMN_OK)
         return error;
     return bifsmn_run_features(net, net->features, depth, scores);
 }

@@ -2,6 +2,10 @@
 
 #include "kernels.h"
 
+#if defined(BIFSMN_NEON) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #ifdef BIFSMN_X86
 /* These ask the processor and the operating system, which must save the wide
  * registers. AVX-512 as from Ice Lake and Zen 4. */
@@ -21,6 +25,21 @@ static int runs_avx2(void)
 }
 #endif
 
+#ifdef BIFSMN_NEON
+static int runs_neon_dot(void)
+{
+#if defined(__linux__)
+    enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+
+    return (getauxval(AT_HWCAP) & DOT_PRODUCTS) != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return 1;
+#else
+    return 0;
+#endif
+}
+#endif
+
 static int runs_always(void)
 {
     return 1;
@@ -35,6 +54,10 @@ const struct bifsmn_kernels *bifsmn_kernels_at(size_t i)
 #ifdef BIFSMN_X86
         {&bifsmn_kernels_avx512, runs_avx512},
         {&bifsmn_kernels_avx2, runs_avx2},
+#endif
+#ifdef BIFSMN_NEON
+        {&bifsmn_kernels_neon_dot, runs_neon_dot},
+        {&bifsmn_kernels_neon, runs_always},
 #endif
         {&bifsmn_kernels_scalar, runs_always},
     };

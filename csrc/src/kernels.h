@@ -3,7 +3,7 @@
  * A kernel is named op__isa_tile, its tile outputs x positions. All tables
  * give the same bits: sums are integers, and each line of float arithmetic is
  * one IEEE single operation in the stated order, with no fused multiply-add.
- * Only the dot products of the head may add in any order.
+ * Only the product of the head may add in any order.
  *
  * Shapes: M positions, N outputs, K inputs. A row of bits is words(K) 64-bit
  * words, 1 is +1, zeros after the K-th. Arrays of u64, u16, i32 and float are
@@ -19,6 +19,11 @@
 struct bifsmn_kernels {
     const char *name;
 
+    /* The residual stream [M][N] lies in tiles of this many positions,
+     * [tiles][N][tile], so that one vector can hold one channel; 1: as it is
+     * written. The last tile is filled up with positions of no meaning. */
+    size_t tile;
+
     /* The weights w of the convolution and the GEMMs below are those of the
      * file, i8 [N][rows][columns] and bits [N][words(K)], unless a table packs
      * them its own way, into at most i8_packed_size and b1_packed_size bytes,
@@ -29,8 +34,10 @@ struct bifsmn_kernels {
 
     /* out bit = (sum of w * x >= threshold) xor direction, where the sum goes
      * over rows and columns, and x is at x + m * step + row * pitch + column.
-     * x unsigned, read up to X_SLACK bytes after the last; w signed,
-     * threshold [N], direction bits [N], out [M][words(N)]; sums in 32 bits. */
+     * x unsigned, read up to x_slack(step) bytes after the last; w signed,
+     * threshold [N], direction bits [N], out [M][words(N)]. Sums fit 32 bits,
+     * and so do sums of w * (x - 128) less a threshold that is less its 128 w,
+     * in any order. */
     void (*i8_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
                          const uint8_t *x, size_t step, size_t pitch,
                          const uint8_t *w, const int32_t *threshold,
@@ -43,16 +50,16 @@ struct bifsmn_kernels {
                          const uint8_t *direction, uint64_t *out);
 
     /* z = (K - 2 d) * scale + bias; y = z >= 0 ? z : z * slope
-     * stream = residual ? stream + y : y; sign = stream >= 0
-     * x [M][words(K)], affine [2][N] scale then bias, stream [M][N],
-     * sign [M][words(N)] */
+     * stream = stream + y; sign = stream >= 0
+     * x [M][words(K)], affine [2][N] scale then bias, stream [M][N] in tiles
+     * and never -0, sign [M][words(N)] */
     void (*b1_gemm_real)(size_t M, size_t N, size_t K, const uint64_t *x,
                          const uint8_t *w, const float *affine, float slope,
-                         int residual, float *stream, uint64_t *sign);
+                         float *stream, uint64_t *sign);
 
-    /* The depthwise memory: as b1_gemm_real with residual, where the inputs of
-     * channel n at position t are channel n at t + (j - left) * dilation for
-     * each tap j, +1 outside 0..M - 1.
+    /* The depthwise memory: as b1_gemm_real, where the inputs of channel n at
+     * position t are channel n at t + (j - left) * dilation for each tap j, +1
+     * outside 0..M - 1.
      * x [M][words(N)], w bits [taps][words(N)], never packed; sign
      * [M][words(N)] is not x */
     void (*b1_memory_real)(size_t M, size_t N, size_t taps, size_t left,
@@ -60,12 +67,15 @@ struct bifsmn_kernels {
                            const uint8_t *w, const float *affine, float slope,
                            float *stream, uint64_t *sign);
 
-    /* sum over k of w * x: w i8 [K], or i4 [(K + 1) / 2] low nibble first. */
-    float (*i8_dot)(size_t K, const float *x, const uint8_t *w);
-    float (*i4_dot)(size_t K, const float *x, const uint8_t *w);
+    /* out [N] = w [N][K] times x [K], in any order of additions. */
+    void (*f32_gemv)(size_t N, size_t K, const float *x, const float *w,
+                     float *out);
 };
 
-enum { X_SLACK = 16 };
+static inline size_t x_slack(size_t step)
+{
+    return 16 + 3 * step;
+}
 
 static inline uint64_t i8_packed_size(size_t N, size_t rows, size_t columns)
 {
@@ -83,6 +93,12 @@ static inline uint64_t b1_packed_size(size_t N, size_t K)
 #define BIFSMN_X86
 extern const struct bifsmn_kernels bifsmn_kernels_avx512;
 extern const struct bifsmn_kernels bifsmn_kernels_avx2;
+#endif
+/* Every 64-bit ARM has NEON; neon_dot has the dot products of ARMv8.4 too. */
+#if defined(__aarch64__) && !defined(__AARCH64EB__) && defined(__GNUC__)
+#define BIFSMN_NEON
+extern const struct bifsmn_kernels bifsmn_kernels_neon_dot;
+extern const struct bifsmn_kernels bifsmn_kernels_neon;
 #endif
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
 

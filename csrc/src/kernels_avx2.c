@@ -341,7 +341,7 @@ AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
 TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
                                       const __m256i d[BLOCK_AVX2 / 8],
                                       const float *scale, const float *bias,
-                                      float slope, int residual, float *stream)
+                                      float slope, float *stream)
 {
     const __m256i all = _mm256_set1_epi32((int32_t)K);
     const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
@@ -362,8 +362,7 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
         z = _mm256_add_ps(z, _mm256_loadu_ps(bias + i));
         z = _mm256_blendv_ps(_mm256_mul_ps(z, slopes), z,
                              _mm256_cmp_ps(z, zero, _CMP_GE_OQ));
-        if (residual)
-            z = _mm256_add_ps(_mm256_loadu_ps(stream + i), z);
+        z = _mm256_add_ps(_mm256_loadu_ps(stream + i), z);
         _mm256_storeu_ps(stream + i, z);
         word |= (uint64_t)_mm256_movemask_ps(
                     _mm256_cmp_ps(z, zero, _CMP_GE_OQ))
@@ -374,8 +373,7 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
 
         z = z + bias[j];
         below = z * slope;
-        z = z >= 0 ? z : below;
-        stream[j] = residual ? stream[j] + z : z;
+        stream[j] = stream[j] + (z >= 0 ? z : below);
         word |= (uint64_t)(stream[j] >= 0) << j;
     }
     return word;
@@ -383,8 +381,8 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
 
 TILE_AVX2 void real_tile__avx2(const size_t rows, size_t K, const uint64_t *x,
                                const __m256i *w, const float *affine,
-                               float slope, int residual, size_t n, size_t N,
-                               float *stream, uint64_t *sign)
+                               float slope, size_t n, size_t N, float *stream,
+                               uint64_t *sign)
 {
     const size_t outputs = min_size(N - n, BLOCK_AVX2);
     __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8];
@@ -394,14 +392,13 @@ TILE_AVX2 void real_tile__avx2(const size_t rows, size_t K, const uint64_t *x,
     for (r = 0; r < rows; r++)
         sign[r * words(N)] =
             real_outputs__avx2(outputs, K, d[r], affine + n, affine + N + n,
-                               slope, residual, stream + r * N + n);
+                               slope, stream + r * N + n);
 }
 
 AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
                                          const uint64_t *x, const uint8_t *w,
                                          const float *affine, float slope,
-                                         int residual, float *stream,
-                                         uint64_t *sign)
+                                         float *stream, uint64_t *sign)
 {
     const size_t row_in = words(K), row_out = words(N);
     const __m256i *weight = (const __m256i *)w;
@@ -410,10 +407,10 @@ AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
     for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8), sign++) {
         for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
             real_tile__avx2(ROWS_AVX2, K, x + m * row_in, weight, affine, slope,
-                            residual, n, N, stream + m * N, sign + m * row_out);
+                            n, N, stream + m * N, sign + m * row_out);
         for (; m < M; m++)
-            real_tile__avx2(1, K, x + m * row_in, weight, affine, slope,
-                            residual, n, N, stream + m * N, sign + m * row_out);
+            real_tile__avx2(1, K, x + m * row_in, weight, affine, slope, n, N,
+                            stream + m * N, sign + m * row_out);
     }
 }
 
@@ -465,7 +462,7 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
             widen(2, sum, d);
             sign[m * row + n / 64] = real_outputs__avx2(
                 min_size(N - n, BLOCK_AVX2), taps, d, affine + n,
-                affine + N + n, slope, 1, stream + m * N + n);
+                affine + N + n, slope, stream + m * N + n);
         }
 }
 
@@ -478,69 +475,46 @@ TILE_AVX2 float add_lanes(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-AVX2 static float i8_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
+/* Four rows share each load of x; of the last few, some are the same. */
+AVX2 static void f32_gemv__avx2_4x8(size_t N, size_t K, const float *x,
+                                    const float *w, float *out)
 {
-    __m256 sum[4];
-    float end = 0;
-    size_t k, i;
+    size_t n, k, i;
 
-    for (i = 0; i < 4; i++)
-        sum[i] = _mm256_setzero_ps();
-    for (k = 0; k + 32 <= K; k += 32)
+    for (n = 0; n < N; n += 4) {
+        const float *row[4];
+        __m256 sum[4];
+
         for (i = 0; i < 4; i++) {
-            const __m256i weight = _mm256_cvtepi8_epi32(
-                _mm_loadl_epi64((const __m128i *)(w + k + 8 * i)));
-
-            sum[i] = _mm256_add_ps(
-                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
-                                      _mm256_loadu_ps(x + k + 8 * i)));
+            row[i] = w + min_size(n + i, N - 1) * K;
+            sum[i] = _mm256_setzero_ps();
         }
-    for (; k < K; k++)
-        end += x[k] * (float)(int8_t)w[k];
-    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
-                                         _mm256_add_ps(sum[2], sum[3])));
-}
+        for (k = 0; k + 8 <= K; k += 8)
+            for (i = 0; i < 4; i++)
+                sum[i] = _mm256_add_ps(
+                    sum[i], _mm256_mul_ps(_mm256_loadu_ps(row[i] + k),
+                                          _mm256_loadu_ps(x + k)));
+        for (i = 0; i < min_size(4, N - n); i++) {
+            float end = 0;
+            size_t j;
 
-AVX2 static float i4_dot__avx2_32(size_t K, const float *x, const uint8_t *w)
-{
-    /* Nibble i to the high end of lane i, then down with its sign. */
-    const __m256i up = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
-    __m256 sum[4];
-    float end = 0;
-    size_t k, i;
-
-    for (i = 0; i < 4; i++)
-        sum[i] = _mm256_setzero_ps();
-    for (k = 0; k + 32 <= K; k += 32)
-        for (i = 0; i < 4; i++) {
-            const __m256i eight =
-                _mm256_set1_epi32((int32_t)load_u32(w + k / 2 + 4 * i));
-            const __m256i weight =
-                _mm256_srai_epi32(_mm256_sllv_epi32(eight, up), 28);
-
-            sum[i] = _mm256_add_ps(
-                sum[i], _mm256_mul_ps(_mm256_cvtepi32_ps(weight),
-                                      _mm256_loadu_ps(x + k + 8 * i)));
+            for (j = k; j < K; j++)
+                end += x[j] * row[i][j];
+            out[n + i] = end + add_lanes(sum[i]);
         }
-    for (; k < K; k++) {
-        const int nibble = w[k / 2] >> 4 * (k % 2) & 15;
-
-        end += x[k] * (float)((nibble ^ 8) - 8);
     }
-    return end + add_lanes(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
-                                         _mm256_add_ps(sum[2], sum[3])));
 }
 
 const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     "avx2",
+    1,
     i8_pack__avx2,
     b1_pack__avx2,
     i8_conv_bits__avx2_16x4,
     b1_gemm_bits__avx2_64x4,
     b1_gemm_real__avx2_64x4,
     b1_memory_real__avx2_64x1,
-    i8_dot__avx2_32,
-    i4_dot__avx2_32,
+    f32_gemv__avx2_4x8,
 };
 
 #endif

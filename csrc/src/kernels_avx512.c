@@ -208,17 +208,15 @@ AVX512 static void b1_gemm_bits__avx512_16x8(size_t M, size_t N, size_t K,
 /* What the real outputs of 16 channels have in common. */
 struct affine {
     __m512 scale, bias, slope;
-    __mmask16 in;    /* outputs */
-    __mmask16 added; /* outputs that are added to the stream */
+    __mmask16 in; /* outputs */
 };
 
 TILE_AVX512 struct affine load_affine(size_t n, size_t N, const float *affine,
-                                      float slope, int residual)
+                                      float slope)
 {
     struct affine a;
 
     a.in = lanes(n, N);
-    a.added = residual ? a.in : 0;
     a.scale = _mm512_maskz_loadu_ps(a.in, affine + n);
     a.bias = _mm512_maskz_loadu_ps(a.in, affine + N + n);
     a.slope = _mm512_set1_ps(slope);
@@ -235,8 +233,7 @@ TILE_AVX512 __mmask16 real_outputs__avx512(__m512i sum, const struct affine *a,
     z = _mm512_add_ps(z, a->bias);
     z = _mm512_mask_mul_ps(z, _mm512_cmp_ps_mask(z, zero, _CMP_NGE_UQ), z,
                            a->slope);
-    z = _mm512_mask_add_ps(z, a->added, _mm512_maskz_loadu_ps(a->in, stream),
-                           z);
+    z = _mm512_add_ps(_mm512_maskz_loadu_ps(a->in, stream), z);
     _mm512_mask_storeu_ps(stream, a->in, z);
     return _mm512_mask_cmp_ps_mask(a->in, z, zero, _CMP_GE_OQ);
 }
@@ -264,15 +261,14 @@ AVX512 static void b1_gemm_real__avx512_16x8(size_t M, size_t N, size_t K,
                                              const uint64_t *x,
                                              const uint8_t *w,
                                              const float *affine, float slope,
-                                             int residual, float *stream,
-                                             uint64_t *sign)
+                                             float *stream, uint64_t *sign)
 {
     const size_t row_in = words(K), row_out = words(N);
     size_t n, m;
 
     clear_ends(M, N, sign);
     for (n = 0; n < N; n += LANES, w += 64 * ((K + 31) / 32)) {
-        const struct affine a = load_affine(n, N, affine, slope, residual);
+        const struct affine a = load_affine(n, N, affine, slope);
         const __m512i *tile = (const __m512i *)w;
 
         for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
@@ -306,7 +302,7 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
         struct affine a[4];
 
         for (i = 0; i < 4; i++)
-            a[i] = load_affine(n + i * LANES, N, affine, slope, 1);
+            a[i] = load_affine(n + i * LANES, N, affine, slope);
         for (m = 0; m < M; m++) {
             float *to = stream + m * N + n;
             __m512i sum = all;
@@ -335,82 +331,44 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
     }
 }
 
-AVX512 static float i8_dot__avx512_64(size_t K, const float *x,
-                                      const uint8_t *w)
+/* Four rows share each load of x; of the last few, some are the same. */
+AVX512 static void f32_gemv__avx512_4x16(size_t N, size_t K, const float *x,
+                                         const float *w, float *out)
 {
-    __m512 sum[4];
-    size_t k, i;
+    size_t n, k, i;
 
-    for (i = 0; i < 4; i++)
-        sum[i] = _mm512_setzero_ps();
-    for (k = 0; k < K; k += 4 * LANES)
-        for (i = 0; i < 4 && k + i * LANES < K; i++) {
-            const size_t at = k + i * LANES;
-            const __mmask16 in = lanes(at, K);
-            const __m512i weight =
-                _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(in, w + at));
+    for (n = 0; n < N; n += 4) {
+        const float *row[4];
+        __m512 sum[4];
 
-            sum[i] = _mm512_add_ps(
-                sum[i], _mm512_mul_ps(_mm512_cvtepi32_ps(weight),
-                                      _mm512_maskz_loadu_ps(in, x + at)));
-        }
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
-                                              _mm512_add_ps(sum[2], sum[3])));
-}
-
-/* Sixteen weights in 8 bytes: nibble i is moved to the low end of lane i, then
- * looked up. */
-TILE_AVX512 __m512 weights_i4(const uint8_t *w)
-{
-    const __m512i to_lanes = _mm512_set_epi64(
-        0x0000003c00000038, 0x0000003400000030, 0x0000002c00000028,
-        0x0000002400000020, 0x0000001c00000018, 0x0000001400000010,
-        0x0000000c00000008, 0x0000000400000000);
-    const __m512 value = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5,
-                                        -4, -3, -2, -1);
-    const __m512i sixteen = _mm512_set1_epi64((int64_t)load_u64(w));
-
-    return _mm512_permutexvar_ps(
-        _mm512_multishift_epi64_epi8(to_lanes, sixteen), value);
-}
-
-AVX512 static float i4_dot__avx512_64(size_t K, const float *x,
-                                      const uint8_t *w)
-{
-    __m512 sum[4];
-    uint8_t end[8] = {0};
-    size_t k, i;
-
-    for (i = 0; i < 4; i++)
-        sum[i] = _mm512_setzero_ps();
-    for (k = 0; k + 4 * LANES <= K; k += 4 * LANES)
         for (i = 0; i < 4; i++) {
-            const size_t at = k + i * LANES;
-
-            sum[i] = _mm512_add_ps(
-                sum[i], _mm512_mul_ps(weights_i4(w + at / 2),
-                                      _mm512_loadu_ps(x + at)));
+            row[i] = w + min_size(n + i, N - 1) * K;
+            sum[i] = _mm512_setzero_ps();
         }
-    for (; k < K; k += LANES) {
-        memcpy(end, w + k / 2, min_size((K - k + 1) / 2, 8));
-        sum[0] = _mm512_add_ps(
-            sum[0], _mm512_mul_ps(weights_i4(end), _mm512_maskz_loadu_ps(
-                                                       lanes(k, K), x + k)));
+        for (k = 0; k < K; k += LANES) {
+            const __mmask16 in = lanes(k, K);
+            const __m512 inputs = _mm512_maskz_loadu_ps(in, x + k);
+
+            for (i = 0; i < 4; i++)
+                sum[i] = _mm512_add_ps(
+                    sum[i], _mm512_mul_ps(_mm512_maskz_loadu_ps(in, row[i] + k),
+                                          inputs));
+        }
+        for (i = 0; i < min_size(4, N - n); i++)
+            out[n + i] = _mm512_reduce_add_ps(sum[i]);
     }
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
-                                              _mm512_add_ps(sum[2], sum[3])));
 }
 
 const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     "avx512",
+    1,
     i8_pack__avx512,
     b1_pack__avx512,
     i8_conv_bits__avx512_16x8,
     b1_gemm_bits__avx512_16x8,
     b1_gemm_real__avx512_16x8,
     b1_memory_real__avx512_64x1,
-    i8_dot__avx512_64,
-    i4_dot__avx512_64,
+    f32_gemv__avx512_4x16,
 };
 
 #endif

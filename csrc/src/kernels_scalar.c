@@ -70,11 +70,11 @@ static uint64_t bit_outputs__scalar(size_t outputs,
     return word ^ direction;
 }
 
-/* The real outputs of one block, K - 2 d each, into `stream`; its signs. */
+/* The real outputs of one block, K - 2 d each, onto `stream`; its signs. */
 static uint64_t real_outputs__scalar(size_t outputs, size_t K,
                                      const uint32_t d[BLOCK_SCALAR],
                                      const float *scale, const float *bias,
-                                     float slope, int residual, float *stream)
+                                     float slope, float *stream)
 {
     uint64_t word = 0;
     size_t i;
@@ -85,8 +85,7 @@ static uint64_t real_outputs__scalar(size_t outputs, size_t K,
 
         z = z + bias[i];
         below = z * slope;
-        z = z >= 0 ? z : below;
-        stream[i] = residual ? stream[i] + z : z;
+        stream[i] = stream[i] + (z >= 0 ? z : below);
     }
     for (i = outputs; i > 0; i--)
         word = word << 1 | (stream[i - 1] >= 0);
@@ -151,8 +150,7 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
 static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
                                       const uint64_t *x, const uint8_t *w,
                                       const float *affine, float slope,
-                                      int residual, float *stream,
-                                      uint64_t *sign)
+                                      float *stream, uint64_t *sign)
 {
     const size_t row = words(K);
     uint32_t d[BLOCK_SCALAR];
@@ -163,9 +161,8 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
             differences__scalar(outputs, row, x, w + 8 * n * row, d);
-            *sign++ =
-                real_outputs__scalar(outputs, K, d, affine + n, affine + N + n,
-                                     slope, residual, stream + n);
+            *sign++ = real_outputs__scalar(outputs, K, d, affine + n,
+                                           affine + N + n, slope, stream + n);
         }
 }
 
@@ -195,53 +192,36 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
             }
             sign[m * row + n / 64] = real_outputs__scalar(
                 min_size(N - n, BLOCK_SCALAR), taps, d, affine + n,
-                affine + N + n, slope, 1, stream + m * N + n);
+                affine + N + n, slope, stream + m * N + n);
         }
 }
 
 /* Four sums at once: one would wait for each addition to end. */
-static float i8_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
+static void f32_gemv__scalar_1x4(size_t N, size_t K, const float *x,
+                                 const float *w, float *out)
 {
-    float sum[4] = {0};
-    size_t k, i;
+    size_t n, k, i;
 
-    for (k = 0; k + 4 <= K; k += 4)
-        for (i = 0; i < 4; i++)
-            sum[i] += x[k + i] * (float)(int8_t)w[k + i];
-    for (; k < K; k++)
-        sum[0] += x[k] * (float)(int8_t)w[k];
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
+    for (n = 0; n < N; n++, w += K) {
+        float sum[4] = {0};
 
-static float nibble(uint8_t n)
-{
-    return (float)(((n & 15) ^ 8) - 8);
-}
-
-static float i4_dot__scalar_4(size_t K, const float *x, const uint8_t *w)
-{
-    float sum[4] = {0};
-    size_t k;
-
-    for (k = 0; k + 4 <= K; k += 4, w += 2) {
-        sum[0] += x[k] * nibble(w[0]);
-        sum[1] += x[k + 1] * nibble(w[0] >> 4);
-        sum[2] += x[k + 2] * nibble(w[1]);
-        sum[3] += x[k + 3] * nibble(w[1] >> 4);
+        for (k = 0; k + 4 <= K; k += 4)
+            for (i = 0; i < 4; i++)
+                sum[i] += x[k + i] * w[k + i];
+        for (; k < K; k++)
+            sum[0] += x[k] * w[k];
+        out[n] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
-    for (; k < K; k++)
-        sum[0] += x[k] * nibble(k % 2 ? *w++ >> 4 : *w);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
+    1,
     NULL,
     NULL,
     i8_conv_bits__scalar_1x1,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,
-    i8_dot__scalar_4,
-    i4_dot__scalar_4,
+    f32_gemv__scalar_1x4,
 };

@@ -25,16 +25,29 @@ static size_t padded2_row(const struct model *m)
     return words((m->mels1 + m->kernel - 1) * m->conv1_channels);
 }
 
-/* Whether a table that this machine can run packs its weights. */
-static int any_packs(void)
+static size_t round_up(size_t n, size_t multiple)
 {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* The most that a table of this machine asks of the workspace. */
+struct demands {
+    int i8_packs, b1_packs;
+    size_t tile;
+};
+
+static struct demands demands(void)
+{
+    struct demands most = {0, 0, 1};
     const struct bifsmn_kernels *kernels;
     size_t i;
 
-    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++)
-        if (kernels->i8_pack || kernels->b1_pack)
-            return 1;
-    return 0;
+    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++) {
+        most.i8_packs |= kernels->i8_pack != NULL;
+        most.b1_packs |= kernels->b1_pack != NULL;
+        most.tile = max_size(most.tile, kernels->tile);
+    }
+    return most;
 }
 
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
@@ -42,11 +55,16 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     const struct model *m = &net->model;
     const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
     const uint64_t affine = 2 * (uint64_t)m->channels;
-    /* What is gathered: by conv2 for one row of the map, by fc for all
-     * frames. Words. */
-    const size_t gathered =
-        max_size(m->mels2 * words(area * m->conv1_channels),
-                 m->frames2 * words(m->mels2 * m->conv2_channels));
+    const struct demands most = demands();
+    const uint64_t stream =
+        (uint64_t)round_up(m->frames2, most.tile) * m->channels;
+    /* What is gathered: by conv2, by fc, or for a trace. Words. */
+    const uint64_t conv2 =
+        (uint64_t)m->frames2 * m->mels2 * words(area * m->conv1_channels);
+    const uint64_t fc =
+        (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels);
+    const uint64_t inputs = conv2 > fc ? conv2 : fc;
+    const uint64_t gathered = inputs > stream / 2 ? inputs : stream / 2 + 1;
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
@@ -57,11 +75,14 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
 
-    if (any_packs()) {
-        const size_t C = m->channels, E = m->expansion;
+    net->head_weight = arena_take(arena, m->classes * stream, 4);
 
+    if (most.i8_packs)
         net->conv1_weight.packed = arena_take(
             arena, 1, i8_packed_size(m->conv1_channels, m->kernel, m->kernel));
+    if (most.b1_packs) {
+        const size_t C = m->channels, E = m->expansion;
+
         net->conv2_weight.packed = arena_take(
             arena, 1,
             b1_packed_size(m->conv2_channels, area * m->conv1_channels));
@@ -75,7 +96,8 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 
     net->features = arena_take(arena, m->frames * m->mels, 1);
     net->padded1 = arena_take(
-        arena, (m->frames + border) * (m->mels + border) + X_SLACK, 1);
+        arena, (m->frames + border) * (m->mels + border) + x_slack(m->stride),
+        1);
     net->conv1 = arena_take(
         arena,
         (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels) + SLACK / 8,
@@ -87,7 +109,7 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels) + SLACK / 8,
         8);
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
-    net->stream = arena_take(arena, m->frames2 * m->channels, 4);
+    net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
     net->hidden = arena_take(arena, m->frames2, 8 * words(m->expansion));
@@ -146,6 +168,48 @@ void bifsmn_network_fill(struct bifsmn *net)
     unpack_floats(&s[P2_A], net->p2_affine);
 }
 
+/* Where the stream holds channel c at position t. */
+static size_t stream_index(const struct bifsmn *net, size_t t, size_t c)
+{
+    const size_t tile = net->kernels->tile;
+
+    return (t / tile * net->model.channels + c) * tile + t % tile;
+}
+
+/* Values of the stream, with those that fill the last tile. */
+static size_t stream_size(const struct bifsmn *net)
+{
+    return round_up(net->model.frames2, net->kernels->tile) *
+           net->model.channels;
+}
+
+/* [classes][T2][C] in the file; zeros where the stream has no meaning. */
+static void fill_head(struct bifsmn *net)
+{
+    const struct model *m = &net->model;
+    const struct section *s = &m->section[HD_W];
+    const size_t K = m->frames2 * m->channels;
+    float *out = net->head_weight;
+    size_t i, t, c;
+
+    memset(out, 0, 4 * m->classes * stream_size(net));
+    for (i = 0; i < m->classes; i++, out += stream_size(net))
+        for (t = 0; t < m->frames2; t++)
+            for (c = 0; c < m->channels; c++) {
+                const size_t k = t * m->channels + c;
+                float *to = &out[stream_index(net, t, c)];
+
+                if (s->dtype == I4) {
+                    const uint8_t pair = s->data[i * ((K + 1) / 2) + k / 2];
+                    const int nibble = (k % 2 ? pair >> 4 : pair) & 15;
+
+                    *to = (float)((nibble ^ 8) - 8);
+                } else {
+                    *to = (int8_t)s->data[i * K + k];
+                }
+            }
+}
+
 /* The weights of `layers` layers, N outputs of K bits each. */
 static void use_b1(struct weights *w, const struct bifsmn_kernels *kernels,
                    const struct section *s, size_t layers, size_t N, size_t K)
@@ -185,6 +249,7 @@ void bifsmn_network_use(struct bifsmn *net,
            m->channels);
     use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
            m->expansion);
+    fill_head(net);
 }
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
@@ -192,6 +257,21 @@ void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
 {
     if (net->trace)
         net->trace(net->trace_user, stage, (int)k, data, bytes);
+}
+
+/* The stream is untiled for the trace, into net->gathered. */
+static void trace_stream(const struct bifsmn *net, const char *stage, size_t k)
+{
+    const size_t T = net->model.frames2, C = net->model.channels;
+    float *out = (float *)net->gathered;
+    size_t t, c;
+
+    if (!net->trace)
+        return;
+    for (t = 0; t < T; t++)
+        for (c = 0; c < C; c++)
+            *out++ = net->stream[stream_index(net, t, c)];
+    bifsmn_network_trace(net, stage, k, net->gathered, 4 * T * C);
 }
 
 /* `count` rows, each of `pieces` that come from places `in_piece` apart and
@@ -340,8 +420,8 @@ static void pad_conv1(struct bifsmn *net)
     memset(bottom, 255, 8 * border * row);
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [M2][kernel][kernel]
- * [C1]. */
+/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [T2][M2][kernel]
+ * [kernel][C1]. */
 static void run_conv2(struct bifsmn *net)
 {
     const struct model *m = &net->model;
@@ -352,15 +432,13 @@ static void run_conv2(struct bifsmn *net)
     size_t t;
 
     pad_conv1(net);
-    for (t = 0; t < m->frames2; t++) {
+    for (t = 0; t < m->frames2; t++)
         gather_bits(patches, net->padded2 + t * m->stride * row,
-                    net->gathered);
-        net->kernels->b1_gemm_bits(
-            m->mels2, m->conv2_channels, K, net->gathered,
-            net->conv2_weight.data, net->conv2_threshold,
-            m->section[C2_D].data,
-            net->conv2 + t * m->mels2 * words(m->conv2_channels));
-    }
+                    net->gathered + t * m->mels2 * words(K));
+    net->kernels->b1_gemm_bits(m->frames2 * m->mels2, m->conv2_channels, K,
+                               net->gathered, net->conv2_weight.data,
+                               net->conv2_threshold, m->section[C2_D].data,
+                               net->conv2);
 }
 
 /* net->conv2 to stream and sign [T2][C]; gathered bits [T2][M2][C2]. */
@@ -373,9 +451,10 @@ static void run_fc(struct bifsmn *net)
                                 64 * words(K), 0};
 
     gather_bits(rows, net->conv2, net->gathered);
+    memset(net->stream, 0, 4 * stream_size(net));
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
                                net->fc_weight.data, net->fc_affine,
-                               load_f32(m->section[FC_S].data), 0, net->stream,
+                               load_f32(m->section[FC_S].data), net->stream,
                                net->sign);
 }
 
@@ -394,7 +473,7 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
                             net->memory_affine + set[MEMORY] * 2 * C,
                             load_f32(s[ME_S].data + 4 * set[MEMORY]),
                             net->stream, net->sign2);
-    bifsmn_network_trace(net, "memory", k, net->stream, 4 * T * C);
+    trace_stream(net, "memory", k);
 
     kernels->b1_gemm_bits(T, E, C, net->sign2,
                           net->p1_weight.data + layer * net->p1_weight.size,
@@ -402,29 +481,24 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
                           s[P1_D].data + set[POINTWISE1] * row_e, net->hidden);
     bifsmn_network_trace(net, "pointwise1", k, net->hidden, T * row_e);
 
-    kernels->b1_gemm_real(T, C, E, net->hidden,
-                          net->p2_weight.data + layer * net->p2_weight.size,
-                          net->p2_affine + set[POINTWISE2] * 2 * C,
-                          load_f32(s[P2_S].data + 4 * set[POINTWISE2]), 1,
-                          net->stream, net->sign);
-    bifsmn_network_trace(net, "pointwise2", k, net->stream, 4 * T * C);
+    kernels->b1_gemm_real(
+        T, C, E, net->hidden, net->p2_weight.data + layer * net->p2_weight.size,
+        net->p2_affine + set[POINTWISE2] * 2 * C,
+        load_f32(s[P2_S].data + 4 * set[POINTWISE2]), net->stream, net->sign);
+    trace_stream(net, "pointwise2", k);
 }
 
-/* stream [T2][C] to scores [classes]. */
+/* stream to scores [classes]. */
 static void run_head(struct bifsmn *net, float *scores)
 {
     const struct model *m = &net->model;
-    const size_t K = m->frames2 * m->channels;
-    const int small = m->section[HD_W].dtype == I4;
-    const size_t row = small ? (K + 1) / 2 : K;
     const uint8_t *affine = m->section[HD_A].data;
     size_t i;
 
+    net->kernels->f32_gemv(m->classes, stream_size(net), net->stream,
+                           net->head_weight, scores);
     for (i = 0; i < m->classes; i++) {
-        const uint8_t *w = m->section[HD_W].data + i * row;
-        float sum = small ? net->kernels->i4_dot(K, net->stream, w)
-                          : net->kernels->i8_dot(K, net->stream, w);
-        float scaled = sum * load_f32(affine + 4 * i);
+        float scaled = scores[i] * load_f32(affine + 4 * i);
 
         scores[i] = scaled + load_f32(affine + 4 * (m->classes + i));
     }
@@ -448,8 +522,7 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
     bifsmn_network_trace(net, "conv2", 0, net->conv2,
                          8 * m->frames2 * m->mels2 * words(m->conv2_channels));
     run_fc(net);
-    bifsmn_network_trace(net, "fc", 0, net->stream,
-                         4 * m->frames2 * m->channels);
+    trace_stream(net, "fc", 0);
     for (k = 0; k < depth; k++) {
         const size_t layer = (k + 1) * m->layers / depth - 1;
         size_t set[STAGES];

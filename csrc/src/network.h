@@ -25,12 +25,13 @@ struct bifsmn {
     float *memory_affine;       /* [sets][2][C] */
     uint16_t *p1_threshold;     /* [sets][E] */
     float *p2_affine;           /* [sets][2][C] */
+    float *head_weight;         /* [classes][T2][C], tiled as the stream */
 
     /* Weights: where they lie in the file, or packed for the kernels in use. */
     struct weights {
         const uint8_t *data;    /* [layers] of what a kernel takes */
         size_t size;            /* bytes of one layer */
-        uint8_t *packed;        /* room in the workspace; NULL if none packs */
+        uint8_t *packed;        /* room, where a table may pack them */
     } conv1_weight, conv2_weight, fc_weight, p1_weight, p2_weight;
 
     /* What a run writes. Bits are in rows of whole words. */
@@ -39,8 +40,8 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    uint64_t *gathered; /* inputs of one GEMM: see network.c */
-    float *stream;     /* [T2][C] the residual stream */
+    uint64_t *gathered; /* inputs of one GEMM, or the stream for a trace */
+    float *stream;      /* [T2][C] the residual stream, in tiles */
     uint64_t *sign;    /* [T2][C] its signs */
     uint64_t *sign2;   /* [T2][C] and again: the memory reads other frames */
     uint64_t *hidden;  /* [T2][E] between the pointwise layers */
@@ -49,7 +50,7 @@ struct bifsmn {
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena);
 void bifsmn_network_fill(struct bifsmn *net);
 
-/* From here on the network runs with these, their weights packed. */
+/* From here on the network runs with these, the weights laid out for them. */
 void bifsmn_network_use(struct bifsmn *net,
                         const struct bifsmn_kernels *kernels);
 

@@ -78,10 +78,10 @@ static uint8_t *in_file(const uint64_t *bits, size_t count)
     return bytes;
 }
 
-/* Random, or zeros of either sign, or large enough to overflow. */
+/* Random, or zeros of either sign, or tiny, or huge. */
 static float *reals(size_t n)
 {
-    static const float odd[] = {0, -0.0f, 1, -1, 1e-42f, -3e38f, 3e38f};
+    static const float odd[] = {0, -0.0f, 1, -1, 1e-42f, -1e30f, 1e30f};
     float *values = malloc(n * sizeof *values);
     size_t i;
 
@@ -108,12 +108,40 @@ static void same(const char *what, const void *expected, const void *actual,
     }
 }
 
+/* The stream [M][N] in the tiles of `k`, positions after the last random. */
+static float *in_tiles(const struct bifsmn_kernels *k, const float *stream,
+                       size_t M, size_t N)
+{
+    const size_t tile = k->tile, tiles = (M + tile - 1) / tile;
+    float *tiled = reals(tiles * tile * N);
+    size_t m, n;
+
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n++) /* 0 + x is never -0 */
+            tiled[(m / tile * N + n) * tile + m % tile] = 0 + stream[m * N + n];
+    return tiled;
+}
+
+static void same_stream(const char *what, const float *expected,
+                        const float *tiled, size_t M, size_t N, size_t K)
+{
+    const size_t tile = kernels->tile;
+    float *actual = malloc(4 * M * N);
+    size_t m, n;
+
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n++)
+            actual[m * N + n] = tiled[(m / tile * N + n) * tile + m % tile];
+    same(what, expected, actual, 4 * M * N, M, N, K);
+    free(actual);
+}
+
 static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
                          size_t step)
 {
     const size_t K = rows * columns, pitch = (M - 1) * step + columns;
     const size_t row = words(N);
-    uint8_t *x = block(rows * pitch + X_SLACK), *w = block(N * K);
+    uint8_t *x = block(rows * pitch + x_slack(step)), *w = block(N * K);
     uint64_t *bits = bit_rows(1, N);
     uint8_t *direction = in_file(bits, row);
     int32_t *threshold = malloc(4 * N);
@@ -128,11 +156,16 @@ static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
         memset(w, all ? 127 : 128, N * K);
     }
     for (n = 0; n < N; n++) { /* just below, at, or above a sum */
-        int32_t sum = (int32_t)below(3) - 1;
+        const int32_t most = 128 * 128 * (int32_t)K + 1;
+        int32_t sum = (int32_t)below(3) - 1, middle = 0;
 
-        for (k = 0; k < K; k++)
+        for (k = 0; k < K; k++) {
             sum += x[k / columns * pitch + k % columns] * (int8_t)w[n * K + k];
-        threshold[n] = below(20) ? sum : below(2) ? INT32_MAX : INT32_MIN;
+            middle += 128 * (int8_t)w[n * K + k];
+        }
+        threshold[n] = below(20)  ? sum
+                       : below(2) ? middle + most
+                                  : middle - most;
     }
     if (kernels->i8_pack)
         kernels->i8_pack(N, rows, columns, w, packed);
@@ -153,13 +186,13 @@ static void test_b1_gemm(size_t M, size_t N, size_t K)
     uint8_t *file, *direction = in_file(bits, row);
     uint16_t *threshold = malloc(2 * N);
     uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
-    float *affine = reals(2 * N), *stream = reals(M * N);
-    float *copy = malloc(4 * M * N), a = slope();
+    float *affine = reals(2 * N), *stream = reals(M * N), a = slope();
+    float *whole = in_tiles(&bifsmn_kernels_scalar, stream, M, N);
+    float *tiled = in_tiles(kernels, stream, M, N);
     void *room = malloc(b1_packed_size(N, K) + 63);
     uint8_t *packed = aligned(room);
     const uint64_t opposite = below(2) ? ~(uint64_t)0 : 0;
     size_t n, k;
-    int residual;
 
     if (below(2)) /* every bit equal, or every bit different, in one row */
         for (n = 0; n < N; n++)
@@ -185,21 +218,14 @@ static void test_b1_gemm(size_t M, size_t N, size_t K)
                                        expected);
     kernels->b1_gemm_bits(M, N, K, x, packed, threshold, direction, actual);
     same("b1_gemm_bits", expected, actual, 8 * M * row, M, N, K);
-    for (residual = 0; residual < 2; residual++) {
-        memcpy(copy, stream, 4 * M * N);
-        bifsmn_kernels_scalar.b1_gemm_real(M, N, K, x, file, affine, a,
-                                           residual, stream, expected);
-        kernels->b1_gemm_real(M, N, K, x, packed, affine, a, residual, copy,
-                              actual);
-        same("b1_gemm_real", expected, actual, 8 * M * row, M, N, K);
-        for (n = 0; n < M * N; n++) /* one NaN is as good as another */
-            if (isnan(stream[n]) && isnan(copy[n]))
-                stream[n] = copy[n] = 0;
-        same("b1_gemm_real", stream, copy, 4 * M * N, M, N, K);
-    }
+    bifsmn_kernels_scalar.b1_gemm_real(M, N, K, x, file, affine, a, whole,
+                                       expected);
+    kernels->b1_gemm_real(M, N, K, x, packed, affine, a, tiled, actual);
+    same("b1_gemm_real", expected, actual, 8 * M * row, M, N, K);
+    same_stream("b1_gemm_real", whole, tiled, M, N, K);
     free(x), free(w), free(bits), free(file), free(direction);
     free(threshold), free(expected), free(actual), free(affine), free(stream);
-    free(copy), free(room);
+    free(whole), free(tiled), free(room);
 }
 
 static void test_memory(size_t M, size_t N, size_t taps, size_t left,
@@ -209,9 +235,9 @@ static void test_memory(size_t M, size_t N, size_t taps, size_t left,
     uint64_t *x = bit_rows(M, N), *w = bit_rows(taps, N);
     uint8_t *file;
     uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
-    float *affine = reals(2 * N), *stream = reals(M * N);
-    float *copy = malloc(4 * M * N), a = slope();
-    size_t n;
+    float *affine = reals(2 * N), *stream = reals(M * N), a = slope();
+    float *whole = in_tiles(&bifsmn_kernels_scalar, stream, M, N);
+    float *tiled = in_tiles(kernels, stream, M, N);
 
     if (below(2)) { /* all taps equal, or all different; +1 outside */
         memset(x, 255, 8 * M * row);
@@ -219,47 +245,44 @@ static void test_memory(size_t M, size_t N, size_t taps, size_t left,
         trim(x, M, N), trim(w, taps, N);
     }
     file = in_file(w, taps * row);
-    memcpy(copy, stream, 4 * M * N);
     bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, file,
-                                         affine, a, stream, expected);
+                                         affine, a, whole, expected);
     kernels->b1_memory_real(M, N, taps, left, dilation, x, file, affine, a,
-                            copy, actual);
+                            tiled, actual);
     same("b1_memory_real", expected, actual, 8 * M * row, M, N, taps);
-    for (n = 0; n < M * N; n++)
-        if (isnan(stream[n]) && isnan(copy[n]))
-            stream[n] = copy[n] = 0;
-    same("b1_memory_real", stream, copy, 4 * M * N, M, N, taps);
+    same_stream("b1_memory_real", whole, tiled, M, N, taps);
     free(x), free(w), free(file), free(expected), free(actual), free(affine);
-    free(stream), free(copy);
+    free(stream), free(whole), free(tiled);
 }
 
-static void test_dots(size_t K)
+static void test_gemv(size_t N, size_t K)
 {
-    float *x = malloc(4 * K), i8, i4, exact8, exact4, sum = 0;
-    uint8_t *w8 = block(K), *w4 = block((K + 1) / 2);
-    size_t k;
+    float *x = malloc(4 * K), *w = malloc(4 * N * K), sum = 0;
+    float *expected = malloc(4 * N), *actual = malloc(4 * N);
+    size_t n, k;
 
     for (k = 0; k < K; k++) {
         x[k] = (float)(int32_t)draw() * 0x1p-31f;
         sum += fabsf(x[k]);
     }
-    exact8 = bifsmn_kernels_scalar.i8_dot(K, x, w8);
-    exact4 = bifsmn_kernels_scalar.i4_dot(K, x, w4);
-    i8 = kernels->i8_dot(K, x, w8);
-    i4 = kernels->i4_dot(K, x, w4);
-    if (!(fabsf(i8 - exact8) <= 1e-6f * 128 * sum) ||
-        !(fabsf(i4 - exact4) <= 1e-6f * 8 * sum)) {
-        printf("a dot product of %s differs at K = %zu\n", kernels->name, K);
-        exit(1);
-    }
-    free(x), free(w8), free(w4);
+    for (k = 0; k < N * K; k++)
+        w[k] = (float)below(256) - 128;
+    bifsmn_kernels_scalar.f32_gemv(N, K, x, w, expected);
+    kernels->f32_gemv(N, K, x, w, actual);
+    for (n = 0; n < N; n++)
+        if (!(fabsf(actual[n] - expected[n]) <= 1e-6f * 128 * sum)) {
+            printf("f32_gemv of %s differs at N = %zu, K = %zu\n",
+                   kernels->name, N, K);
+            exit(1);
+        }
+    free(x), free(w), free(expected), free(actual);
 }
 
 int main(int argc, char **argv)
 {
     static const size_t sizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70,
-                                   127, 128, 129, 200, 248, 249, 255, 256, 257,
-                                   400, 511, 512, 513};
+                                   127, 128, 129, 192, 200, 248, 249, 255, 256, 257,
+                                   384, 385, 399, 400, 401, 511, 512, 513};
     static const size_t positions[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17};
     const size_t S = sizeof sizes / sizeof sizes[0];
     const size_t P = sizeof positions / sizeof positions[0];
@@ -286,8 +309,11 @@ int main(int argc, char **argv)
         }
         for (i = 0; i < 50; i++) /* around the most that a byte holds */
             test_memory(3, 70, (i % 2 ? 126 : 254) + i % 5, 60, 1);
+        for (i = 0; i < 100; i++) /* up to 7 taps, which NEON has apart */
+            test_memory(positions[below(P)], 64 * (1 + below(3)), 1 + i % 8,
+                        below(1 + i % 8), 1 + below(9));
         for (i = 0; i < S; i++)
-            test_dots(sizes[i]);
+            test_gemv(1 + below(20), sizes[i]);
         printf("%s equals scalar\n", kernels->name);
     }
     return 0;

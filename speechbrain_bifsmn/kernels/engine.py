@@ -80,7 +80,7 @@ class Engine:
         bits = (d < a["C2.T"].astype(np.int32)) != a["C2.D"][0]
         out["conv2"] = bits.reshape(time, mel, -1)
         d = self.differing(bits.reshape(time, -1), a["FC.W"])
-        x = self.real(d, a["FC.W"].shape[1], a["FC.A"], a["FC.S"][0])
+        x = 0 + self.real(d, a["FC.W"].shape[1], a["FC.A"], a["FC.S"][0])
         out["fc"] = x
         for k, layer in enumerate(m.layers_of(depth)):
             i = m.set_of("memory", depth, k)

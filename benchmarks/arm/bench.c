@@ -1,0 +1,48 @@
+/* bench.c: runs the network on made-up features, a given number of times.
+ *
+ *     bench MODEL DEPTH RUNS KERNELS
+ *
+ * What one run costs is the difference between two numbers of runs. */
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bifsmn.h"
+
+int main(int argc, char **argv)
+{
+    static unsigned char file[1 << 20];
+    FILE *in = argc == 5 ? fopen(argv[1], "rb") : NULL;
+    const size_t size = in ? fread(file, 1, sizeof file, in) : 0;
+    const int depth = argc == 5 ? atoi(argv[2]) : 0;
+    int runs = argc == 5 ? atoi(argv[3]) : 0;
+    struct bifsmn_info info;
+    uint32_t noise = 1;
+    int8_t *features;
+    float *scores;
+    size_t bytes;
+    bifsmn *net;
+    int i, error;
+
+    if ((error = bifsmn_workspace_size(file, size, &bytes)) ||
+        (error = bifsmn_open(file, size, malloc(bytes), bytes, &net)) ||
+        (error = bifsmn_use_kernels(net, argv[4]))) {
+        fprintf(stderr, "%s\n", bifsmn_message(error));
+        return 1;
+    }
+    bifsmn_info(net, &info);
+    features = malloc((size_t)info.frames * (size_t)info.mels);
+    scores = malloc((size_t)info.classes * sizeof *scores);
+    for (i = 0; i < info.frames * info.mels; i++) {
+        noise = noise * 1664525u + 1013904223u;
+        features[i] = (int8_t)((int)(noise >> 24) - 128);
+    }
+    for (; runs > 0; runs--)
+        if ((error = bifsmn_run_features(net, features, depth, scores))) {
+            fprintf(stderr, "%s\n", bifsmn_message(error));
+            return 1;
+        }
+    printf("%zu bytes of workspace, first score %g\n", bytes,
+           (double)scores[0]);
+    return 0;
+}

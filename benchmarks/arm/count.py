@@ -1,0 +1,203 @@
+"""What the ARM kernels cost: instructions counted, cycles modelled.
+
+    python benchmarks/arm/count.py [--json] [--model FILE]
+
+Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it
+under qemu-user with the plugin count.c and prints the instructions of one run
+of the network (features to scores) and of each of its kernels. They are the
+same on every host. No ARM processor is involved: cycles are what llvm-mca
+models for the instructions that the pointwise-1 kernel executed.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "benchmarks/arm"
+TOOLS = {
+    "gcc": "gcc",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-objdump": "binutils-aarch64-linux-gnu",
+    "qemu-aarch64": "qemu-user",
+}
+CORES = ("cortex-a53", "cortex-a72", "neoverse-n1")
+GEMM = "b1_gemm_bits__neon_8x16"
+
+
+def run(*command):
+    """Standard output of a command that must succeed."""
+    done = subprocess.run(command, check=True, capture_output=True)
+    return done.stdout.decode()
+
+
+def build(folder):
+    """The plugin and the driver."""
+    plugin = folder / "count.so"
+    run(
+        *("gcc", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
+        *(HERE / "count.c", "-o", plugin),
+    )
+    program = folder / "bench"
+    run(
+        *("aarch64-linux-gnu-gcc", "-std=c99", "-O3", "-static"),
+        *("-ffp-contract=off", f"-I{ROOT / 'csrc/include'}"),
+        *sorted((ROOT / "csrc/src").glob("*.c")),
+        *(HERE / "bench.c", "-lm", "-o", program),
+    )
+    return plugin, program
+
+
+def execute(plugin, program, model, depth, runs, kernels, trace=None):
+    """Instructions by function, and addresses in order if traced."""
+    out = plugin.with_suffix(".txt")
+    options = f"{plugin},out={out}" + (f",trace={trace}" if trace else "")
+    run(
+        *("qemu-aarch64", "-plugin", options, "-d", "plugin"),
+        *(program, model, str(depth), str(runs), kernels),
+    )
+    counts, addresses = {}, []
+    for line in out.read_text().splitlines():
+        if line.startswith("@"):
+            addresses.append(int(line[1:], 16))
+        else:
+            name, count = line.split()
+            counts[name] = int(count)
+    return counts, addresses
+
+
+def count(plugin, program, model, depth, kernels):
+    """Instructions of one run, by function: of two runs less those of one."""
+    one, _ = execute(plugin, program, model, depth, 1, kernels)
+    two, _ = execute(plugin, program, model, depth, 2, kernels)
+    counts = {name: two[name] - one.get(name, 0) for name in two}
+    return {name: n for name, n in counts.items() if n}
+
+
+def model_cycles(plugin, program, model, folder):
+    """Modelled cycles of one pointwise-1 GEMM on each core, or None."""
+    mca = next(
+        (
+            name
+            for name in [f"llvm-mca-{v}" for v in range(25, 15, -1)]
+            if shutil.which(name)
+        ),
+        None,
+    )
+    if mca is None:
+        print(
+            "llvm-mca 16 or newer is missing (apt-get install llvm-22): "
+            "NO CYCLES ARE MODELLED",
+            file=sys.stderr,
+        )
+        return None
+    _, addresses = execute(plugin, program, model, 1, 1, "neon", GEMM)
+    text = {}
+    listing = run(
+        *("aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn"),
+        *(f"--disassemble={GEMM}", program),
+    )
+    for line in listing.splitlines():
+        address, colon, instruction = line.partition(":\t")
+        if colon:
+            instruction = instruction.split("//")[0].split("<")[0].strip()
+            text[int(address, 16)] = instruction
+    # Where a branch leads does not matter: what ran is written out.
+    lines = [
+        " ".join([*text[a].split()[:-1], "."])
+        if text[a].startswith(("b", "cbz", "cbnz", "tb"))
+        and not text[a].startswith(("bi", "bf", "bs"))
+        else text[a]
+        for a in addresses
+    ]
+    source = folder / "executed.s"
+    source.write_text(".arch armv8-a+dotprod\n" + "\n".join(lines) + "\n")
+    cycles = {}
+    for core in CORES:
+        report = run(
+            *(mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={core}"),
+            *("-iterations=1", "-instruction-info=0", "-resource-pressure=0"),
+            source,
+        )
+        line = next(x for x in report.splitlines() if "Total Cycles" in x)
+        cycles[core] = int(line.split()[-1])
+    return {"instructions": len(addresses), "cycles": cycles, "by": mca}
+
+
+def measure(model, folder):
+    """Everything, as a dictionary."""
+    plugin, program = build(folder)
+    depths = (8, 4, 2, 1)
+    result = {"instructions": {}}
+    for kernels in ("neon_dot", "neon", "scalar"):
+        result["instructions"][kernels] = {
+            depth: count(plugin, program, model, depth, kernels)
+            for depth in depths
+        }
+    sizes = run("aarch64-linux-gnu-objdump", "-t", program)
+    result["neon_code_bytes"] = sum(
+        int(line.split()[4], 16)
+        for line in sizes.splitlines()
+        if " F .text" in line and "__neon" in line
+    )
+    result["modelled"] = model_cycles(plugin, program, model, folder)
+    return result
+
+
+def print_table(result):
+    """For people."""
+    for kernels, depths in result["instructions"].items():
+        names = sorted(
+            {name for counts in depths.values() for name in counts},
+            key=lambda name: -max(c.get(name, 0) for c in depths.values()),
+        )
+        print(f"\n{kernels}: instructions of one run, features to scores")
+        print(f"{'depth':32}" + "".join(f"{d:>11,}" for d in depths))
+        for name in names:
+            cells = [counts.get(name, 0) for counts in depths.values()]
+            if max(cells) >= 100:
+                print(f"{name:32}" + "".join(f"{n:>11,}" for n in cells))
+        totals = [sum(counts.values()) for counts in depths.values()]
+        print(f"{'all':32}" + "".join(f"{n:>11,}" for n in totals))
+    print(f"\nNEON code: {result['neon_code_bytes']:,} bytes")
+    modelled = result["modelled"]
+    if modelled:
+        print(
+            f"\npointwise-1 GEMM, 8 x 256 x 128 with thresholds and packing: "
+            f"{modelled['instructions']:,} instructions"
+        )
+        for core, cycles in modelled["cycles"].items():
+            print(f"{core:32}{cycles:>11,} cycles MODELLED by {modelled['by']}")
+
+
+def main():
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--model", help="a model file instead of a random one")
+    arguments = parser.parse_args()
+    for tool, package in TOOLS.items():
+        if shutil.which(tool) is None:
+            sys.exit(f"{tool} is missing: apt-get install {package}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = arguments.model
+        if model is None:
+            sys.path.insert(0, str(ROOT))
+            from tests.random_model import random_model
+
+            model = folder / "random.bifsmn"
+            model.write_bytes(random_model().to_bytes())
+        result = measure(model, folder)
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_table(result)
+
+
+if __name__ == "__main__":
+    main()
