@@ -46,7 +46,12 @@ SYNTHETIC = {
         "--feature_augment=[]",
     ],
 }
-REAL = {"teacher": [], "student": [], "both": []}
+# Two thirds of the recipe's epochs, to stay within 40 minutes on two cores.
+REAL = {
+    "teacher": ["--number_of_epochs=30"],
+    "student": ["--number_of_epochs=40"],
+    "both": [],
+}
 
 
 def train(yaml, options):
