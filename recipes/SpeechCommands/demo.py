@@ -67,7 +67,10 @@ def train(yaml, options):
         for part in command[1:]
     ]
     print("\n$ python " + shlex.join(shown), flush=True)
-    if subprocess.run(command).returncode:
+    # So small a network gains little from a second thread, and loses much when
+    # the machine has other work.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if subprocess.run(command, env=environment).returncode:
         sys.exit(f"error: training with {yaml} failed; see the lines above")
 
 
