@@ -105,10 +105,10 @@ def deployed(model, depth, layout):
     def pointwise(layer, norm):
         if maps:
             return _convolution(layer, norm, layer.weight[:, :, None, None])
-        scale, bias, slope = norm.fold()
+        scale, bias, slope, _ = norm.fold()
         linear = nn.Linear(*layer.weight.T.shape)
         _fill(linear, layer.weight, scale, bias)
-        return nn.Sequential(linear, nn.LeakyReLU(slope))
+        return nn.Sequential(linear, nn.LeakyReLU(slope[0].item()))
 
     def memory(layer, norm):
         weight = layer.weight[:, None, :]
@@ -195,14 +195,14 @@ def stages_of(network, x):
 
 def _convolution(layer, norm, weight, **options):
     """A convolution with its norm folded into it, and its leaky ReLU."""
-    scale, bias, slope = norm.fold()
+    scale, bias, slope, _ = norm.fold()
     outputs, inputs, *kernel = weight.shape
     inputs *= options.get("groups", 1)
     kind = nn.Conv2d if len(kernel) == 2 else nn.Conv1d
     stride = getattr(layer, "stride", 1)
     convolution = kind(inputs, outputs, tuple(kernel), stride, **options)
     _fill(convolution, weight, scale, bias)
-    return nn.Sequential(convolution, nn.LeakyReLU(slope))
+    return nn.Sequential(convolution, nn.LeakyReLU(slope[0].item()))
 
 
 def _fill(layer, weight, scale, bias):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
+from speechbrain_bifsmn.quantizers.base import along_channels
 
 
 def layers_of(layers, depth):
@@ -46,7 +47,9 @@ class _Layer(nn.Module):
         Name of the weight binarizer; None for real weights.
     activation_quantizer : str, optional
         Name of the input binarizer; None for real inputs.
-    centre : bool
+    channels : int
+        Channels of the input.
+    kind : str
         See ``WeightQuantizer``.
     """
 
@@ -55,16 +58,17 @@ class _Layer(nn.Module):
         shape,
         weight_quantizer=None,
         activation_quantizer=None,
-        centre=True,
+        channels=1,
+        kind="conv",
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         self.weight_quantizer = weight_quantizer and make(
-            WEIGHTS, weight_quantizer, centre=centre
+            WEIGHTS, weight_quantizer, shape, kind
         )
         self.activation_quantizer = activation_quantizer and make(
-            ACTIVATIONS, activation_quantizer
+            ACTIVATIONS, activation_quantizer, channels
         )
 
     def quantized_weight(self):
@@ -93,8 +97,13 @@ class Linear(_Layer):
     ---------
     inputs, outputs : int
         Sizes of the last axis.
-    **quantizers
+    *quantizers
         See ``_Layer``.
+    channels : int, optional
+        Channels of the input, which repeat where the last axis is a flattened
+        [mel, channels]; by default it is not.
+    kind : str
+        "linear", or "pointwise" for a convolution of kernel 1 over time.
 
     Example
     -------
@@ -102,8 +111,15 @@ class Linear(_Layer):
     torch.Size([2, 8, 4])
     """
 
-    def __init__(self, inputs, outputs, *quantizers, **options):
-        super().__init__((outputs, inputs), *quantizers, **options)
+    def __init__(
+        self, inputs, outputs, *quantizers, channels=None, kind="linear"
+    ):
+        super().__init__(
+            (outputs, inputs),
+            *quantizers,
+            channels=channels or inputs,
+            kind=kind,
+        )
 
     def forward(self, x):
         """Map [..., inputs] to [..., outputs]."""
@@ -121,7 +137,7 @@ class Conv2d(_Layer):
         Odd size along both axes; the padding is (kernel - 1) / 2.
     stride : int
         Along both axes.
-    **quantizers
+    *quantizers
         See ``_Layer``.
 
     Example
@@ -133,7 +149,9 @@ class Conv2d(_Layer):
     def __init__(self, inputs, outputs, kernel, stride, *quantizers):
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, not {kernel}")
-        super().__init__((outputs, inputs, kernel, kernel), *quantizers)
+        super().__init__(
+            (outputs, inputs, kernel, kernel), *quantizers, channels=inputs
+        )
         self.stride = stride
 
     def forward(self, x):
@@ -158,7 +176,7 @@ class Memory(_Layer):
         Taps in the past and in the future (lookahead).
     dilation : int
         Frames between two taps.
-    **quantizers
+    *quantizers
         See ``_Layer``.
 
     Example
@@ -168,7 +186,9 @@ class Memory(_Layer):
     """
 
     def __init__(self, channels, left=2, right=2, dilation=1, *quantizers):
-        super().__init__((channels, left + 1 + right), *quantizers)
+        super().__init__(
+            (channels, left + 1 + right), *quantizers, channels=channels
+        )
         self.left = left
         self.right = right
         self.dilation = dilation
@@ -292,7 +312,7 @@ class IntegerLinear(nn.Linear):
 
 
 class NormPReLU(nn.Module):
-    """Batch norm over the channels, then PReLU with one positive slope.
+    """Batch norm over the channels, then PReLU with positive slopes.
 
     Left free, slopes turn negative in training, teachers' above all. The sign
     of such a PReLU is +1 everywhere, and a student that starts there is dead.
@@ -305,6 +325,10 @@ class NormPReLU(nn.Module):
         False leaves the PReLU out, for where only a sign follows: there it
         changes nothing but the gradient, and a slope that learns falls until
         no gradient passes.
+    rprelu : bool
+        True makes it ReActNet's RPReLU: a slope β for each channel, and
+        shifts γ before and ζ after, y = PReLU_β(x - γ) + ζ. Source: Liu et
+        al., "ReActNet", ECCV 2020, eq. 6.
 
     Example
     -------
@@ -314,10 +338,16 @@ class NormPReLU(nn.Module):
 
     smallest_slope = 0.01
 
-    def __init__(self, channels, prelu=True):
+    def __init__(self, channels, prelu=True, rprelu=False):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
-        self.slope = nn.Parameter(torch.tensor(0.25)) if prelu else None
+        self.slope = self.before = self.after = None
+        if prelu:
+            shape = (channels,) if rprelu else ()
+            self.slope = nn.Parameter(torch.full(shape, 0.25))
+        if prelu and rprelu:
+            self.before = nn.Parameter(torch.zeros(channels))
+            self.after = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x):
         """Keep the shape."""
@@ -327,23 +357,31 @@ class NormPReLU(nn.Module):
             return y
         # PReLU; on a CPU in half the time of torch's own.
         slope = self.slope.clamp(min=self.smallest_slope)
-        return torch.lerp(torch.relu(y), y, slope)
+        if self.before is None:
+            return torch.lerp(torch.relu(y), y, slope)
+        y = y - along_channels(self.before, y)
+        y = torch.lerp(torch.relu(y), y, along_channels(slope, y))
+        return y + along_channels(self.after, y)
 
     def fold(self):
-        """The batch norm in eval mode as one multiply-add, in float64.
+        """What a device computes in eval mode, in float64.
+
+        z = scale · sum + bias, y = (z if z >= 0 else slope · z) + shift.
 
         Returns
         -------
-        scale, bias : torch.Tensor, [channels]
-        slope : float
+        scale, bias, slope, shift : torch.Tensor, [channels]
         """
         n = self.norm
         scale = n.weight.double() / (n.running_var.double() + n.eps).sqrt()
         bias = n.bias.double() - scale * n.running_mean.double()
-        slope = 1.0
+        slope, shift = torch.ones_like(scale), torch.zeros_like(scale)
         if self.slope is not None:
-            slope = max(self.slope.item(), self.smallest_slope)
-        return scale.detach(), bias.detach(), slope
+            slope = slope * self.slope.clamp(min=self.smallest_slope).double()
+        if self.before is not None:
+            bias = bias - self.before.double()
+            shift = shift + self.after.double()
+        return tuple(v.detach() for v in (scale, bias, slope, shift))
 
 
 class PerDepth(nn.ModuleDict):
@@ -357,7 +395,7 @@ class PerDepth(nn.ModuleDict):
         Depths that execute this layer.
     private : bool
         Whether each has its own.
-    prelu : bool
+    **options
         See ``NormPReLU``.
 
     Example
@@ -366,9 +404,9 @@ class PerDepth(nn.ModuleDict):
     torch.Size([2, 8, 6])
     """
 
-    def __init__(self, channels, depths, private, prelu=True):
+    def __init__(self, channels, depths, private, **options):
         names = [str(depth) for depth in depths] if private else ["shared"]
-        super().__init__({name: NormPReLU(channels, prelu) for name in names})
+        super().__init__({n: NormPReLU(channels, **options) for n in names})
 
     def at(self, depth):
         """The norm that a depth uses."""

@@ -69,13 +69,13 @@ def trace(model, features, depth):
     patches = pad_and_cut(np.int64(features), 0)
     weights = np.int64(a["C1.W"]).reshape(c.conv1_channels, -1)
     sums = patches @ weights.T
-    x = pm1((sums >= np.int64(a["C1.T"])) ^ a["C1.D"][0])
+    x = pm1((sums >= np.int64(a["C1.T"][0])) ^ a["C1.D"][0])
     stages["conv1"] = x > 0
 
     # Second convolution: +1 outside.
     patches = pad_and_cut(x, 1)
     sums = patches @ pm1(a["C2.W"]).T
-    x = bits(sums, patches.shape[-1], a["C2.T"], a["C2.D"][0])
+    x = bits(sums, patches.shape[-1], a["C2.T"][0], a["C2.D"][0])
     stages["conv2"] = x > 0
 
     x = x.reshape(c.frames_out, -1)
@@ -100,7 +100,7 @@ def trace(model, features, depth):
         rows = slice(layer * c.expansion, (layer + 1) * c.expansion)
         s = model.set_of("pointwise1", depth, k)
         sums = pm1(stream >= 0) @ pm1(a["P1.W"][rows]).T
-        x = bits(sums, c.channels, a["P1.T"][s], a["P1.D"][s])
+        x = bits(sums, c.channels, a["P1.T"][s][0], a["P1.D"][s])
         stages[f"pointwise1.{k}"] = x > 0
 
         rows = slice(layer * c.channels, (layer + 1) * c.channels)

@@ -38,7 +38,7 @@ from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
-from speechbrain_bifsmn.quantizers import WEIGHTS, WeightQuantizer
+from speechbrain_bifsmn.quantizers import Planes
 from tests.random_model import random_model
 from tests.tiny import tiny_bifsmn
 
@@ -87,7 +87,7 @@ def test_pytorch_numba_and_c_agree_on_every_bit(shape):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_files_run_alike_on_every_engine(seed):
-    data = random_model(seed, private=seed, head_bits=8).to_bytes()
+    data = random_model(seed, flags=seed, head_bits=8).to_bytes()
     engines = TorchEngine(data), NumbaEngine(data), NativeEngine(data)
     features = random_features(engines[0].model, seed)
     for depth in (8, 1):
@@ -120,9 +120,9 @@ def test_folding_changes_nothing_but_rounding(shape):
 def test_threshold_and_direction_for_every_norm_and_slope(scale, slope, bias):
     inputs = 12
     norm_scale, norm_bias = torch.tensor([scale]), torch.tensor([bias])
-    weight = torch.ones(1)
-    t, direction = fold_bits(
-        inputs, weight, norm_scale, norm_bias, slope, 0.0, "layer"
+    slopes, after = torch.tensor([slope]), Planes((torch.zeros(1),))
+    (t,), direction = fold_bits(
+        inputs, norm_scale, norm_bias, slopes, after, "layer"
     )
     assert 0 <= t[0] <= inputs + 1
     for d in range(inputs + 1):
@@ -130,8 +130,8 @@ def test_threshold_and_direction_for_every_norm_and_slope(scale, slope, bias):
         y = z if z >= 0 else z * slope
         assert ((d < t[0]) != direction[0]) == (y >= 0)
 
-    t, direction = fold_integer(
-        weight.double(), norm_scale.double(), norm_bias.double(), slope, 0.0
+    (t,), direction = fold_integer(
+        torch.ones(1), norm_scale.double(), norm_bias.double(), slopes, after
     )
     for total in range(-40, 41):
         z = scale * total + float(norm_bias.double())
@@ -141,8 +141,8 @@ def test_threshold_and_direction_for_every_norm_and_slope(scale, slope, bias):
 
 def test_a_channel_that_needs_two_thresholds_is_refused():
     one = torch.ones(1)
-    with pytest.raises(ExportError, match="conv2.*more than one threshold"):
-        fold_bits(12, one, one, 0 * one, -1.0, 3.0, "conv2")
+    with pytest.raises(ExportError, match="conv2.*more thresholds"):
+        fold_bits(12, one, 0 * one, -one, Planes((3 * one,)), "conv2")
 
 
 def test_the_check_proves_every_binary_layer(network):
@@ -150,29 +150,18 @@ def test_the_check_proves_every_binary_layer(network):
     assert names[:2] == ["conv2", "fc"] and len(names) == 2 + 3 * 4
 
 
-class AsReleased(WeightQuantizer):
-    """A scale for every weight: what kernel-axis means come to."""
-
-    def forward(self, weight):
-        return weight.sign() * weight.abs()
-
-
-def test_the_check_refuses_by_name(network, monkeypatch):
+def test_the_check_refuses_by_name(network):
     with pytest.raises(NotOneBitError, match="conv1 has real weights"):
         check_one_bit(DFSMN())
     network.blocks[2].pointwise1.activation_quantizer = None
     with pytest.raises(NotOneBitError, match="blocks.2.pointwise1 .*activa"):
         check_one_bit(network)
-    monkeypatch.setitem(WEIGHTS, "as-released", AsReleased)
-    with pytest.raises(NotOneBitError, match="conv2 is not 1-bit: channel 0"):
+    released = "blocks.0.pointwise1 is not 1-bit: channel 0"
+    with pytest.raises(NotOneBitError, match=released):
         check_one_bit(tiny_bifsmn(weight_quantizer="as-released"))
-
-
-def test_the_check_finds_a_third_value_in_the_padding(network, monkeypatch):
-    quantizer = network.blocks[1].memory.memory.activation_quantizer
-    monkeypatch.setattr(quantizer, "padding", 0.0)
-    with pytest.raises(NotOneBitError, match="blocks.1.memory.* 3 values"):
-        check_one_bit(network)
+    padding = "conv2 is not 1-bit: it is padded with 0"
+    with pytest.raises(NotOneBitError, match=padding):
+        check_one_bit(tiny_bifsmn(activation_quantizer="as-released"))
 
 
 def test_constants_that_do_not_fit_half_precision_are_named(network):
@@ -184,7 +173,7 @@ def test_constants_that_do_not_fit_half_precision_are_named(network):
 @pytest.mark.parametrize("head_bits", [4, 8])
 @pytest.mark.parametrize("half", [True, False])
 def test_the_file_holds_everything_exactly(head_bits, half):
-    model = random_model(1, head_bits=head_bits, half=half, private=5)
+    model = random_model(1, head_bits=head_bits, half=half, flags=5)
     data = model.to_bytes()
     again = Model.from_bytes(data)
     assert again.to_bytes() == data

@@ -58,8 +58,8 @@ SHAPES = {
     "dilation": {"dilation": 2},
     "dilation beyond the frames": {"dilation": 50},
     "many taps": {"left": 200, "right": 300, "stride": 1},
-    "all private": {"private": 7},
-    "some private": {"private": 2},
+    "all private": {"flags": 7},
+    "some private": {"flags": 2},
     "int8 head": {"head_bits": 8},
     "odd int4 head": {"channels": 3, "frames": 1},
     "float32": {"half": False},
@@ -395,7 +395,7 @@ DAMAGE = {
             "left": 2**31,
             "layers": 2**16,
             "depths": 4,
-            "private": 8,
+            "flags": 64,
         }.items()
     },
 }
@@ -477,7 +477,7 @@ def test_fuzz(tmp_path):
     )
     tiny = {"frames": 5, "n_mels": 5, "n_fft": 16, "win_length": 16}
     tiny.update(channels=10, expansion=9, left=1, right=0)
-    shapes = [{}, {"private": 5, "half": False}, {"head_bits": 8, "stride": 1}]
+    shapes = [{}, {"flags": 5, "half": False}, {"head_bits": 8, "stride": 1}]
     files = []
     for i, shape in enumerate(shapes):
         files.append(tmp_path / f"{i}.bifsmn")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_bifsmn.export.file import pack_bits
-from speechbrain_bifsmn.export.fold import ExportError
+from speechbrain_bifsmn.export.fold import ExportError, binary_layers
 from speechbrain_bifsmn.kernels import numba_kernels
 from speechbrain_bifsmn.layers import (
     Conv2d,
@@ -54,11 +54,7 @@ def check_one_bit(model, batch=8, seed=0):
         )
     if not isinstance(model.head, IntegerLinear):
         raise NotOneBitError("head has real weights: export needs a BiFSMN")
-    layers = {"conv2": model.conv2, "fc": model.fc}
-    for i, block in enumerate(model.blocks):
-        layers[f"blocks.{i}.memory"] = block.memory.memory
-        layers[f"blocks.{i}.pointwise1"] = block.pointwise1
-        layers[f"blocks.{i}.pointwise2"] = block.pointwise2
+    layers = binary_layers(model)
     seen = {name: [] for name in layers}
     hooks = [
         layer.register_forward_hook(
@@ -101,47 +97,63 @@ def _check_weight(name, layer, weight):
 def _check_layer(name, layer, weight, x, y):
     if layer.activation_quantizer is None:
         raise NotOneBitError(f"{name} has real activations")
-    plane = layer.quantized_input(x)
-    padding = torch.full((1,), layer.padding_value, device=plane.device)
-    values = torch.cat([plane.flatten(), padding]).unique()
-    if len(values) > 2:
+    planes = layer.activation_quantizer.fold()
+    values = layer.quantized_input(x)
+    proved = planes.values(x)
+    span = sum(planes.gains) * planes.step + abs(planes.offset)
+    outside = layer.padding_value - planes.padding
+    if not torch.allclose(values, proved, atol=1e-6 * span, rtol=0):
+        count = len(torch.cat([values.flatten(), proved.flatten()]).unique())
         raise NotOneBitError(
-            f"{name} is not 1-bit: its activations, padding included, have "
-            f"{len(values)} values"
+            f"{name} is not 1-bit: its activations have {count} values and "
+            f"are not those of {len(planes.gains)} bit planes"
         )
-    inputs, differing = _packed(layer, x)
+    if abs(outside) > 1e-6 * span:
+        raise NotOneBitError(
+            f"{name} is not 1-bit: it is padded with {layer.padding_value:g}, "
+            f"which is not one of the values of its activations"
+        )
+    sums = _packed(layer, planes.bits(x), planes)
     scale = weight.abs().flatten(1)[:, 0].cpu().numpy()
     y = y.movedim(1, -1) if isinstance(layer, Conv2d) else y
     floats = y.cpu().numpy().reshape(-1, len(scale))
-    sums = (inputs - 2 * differing) * scale
-    if not np.allclose(floats, sums, rtol=1e-4, atol=1e-4 * scale.max()):
+    size = span * scale.max()
+    if not np.allclose(floats, sums * scale, rtol=1e-4, atol=1e-4 * size):
         raise NotOneBitError(
             f"{name} is not 1-bit: its sums are not those of XOR and popcount"
         )
 
 
-def _packed(layer, x):
-    """K, and differing places by the packed kernel, [rows, outputs]."""
+def _packed(layer, bits, planes):
+    """Weighted sums by the packed kernel, [rows, outputs]."""
     signs, _ = layer.weight_quantizer.fold(layer.weight)
     signs = signs.cpu()
-    plane = layer.quantized_input(x).cpu()
-    pad = layer.padding_value
+    inputs = signs[0].numel()
+    ones = (2.0 * signs.double() - 1).flatten(1).sum(1).numpy()
+    total = planes.offset * ones
+    for gain, plane in zip(planes.gains, bits, strict=True):
+        d = _differing(layer, plane.cpu(), signs)
+        total = total + planes.step * gain * (inputs - 2.0 * d)
+    return total
+
+
+def _differing(layer, plane, signs):
+    """Differing places of one bit plane, [rows, outputs]."""
     if isinstance(layer, Memory):
         rows = [
             numba_kernels.differing_depthwise(
-                (clip >= 0).numpy(),
+                clip.numpy(),
                 signs.T.contiguous().numpy(),
                 layer.left,
                 layer.dilation,
             )
             for clip in plane
         ]
-        return signs.shape[1], np.concatenate(rows)
+        return np.concatenate(rows)
     if isinstance(layer, Conv2d):
         kernel = signs.shape[-1]
-        plane = F.pad(plane, [kernel // 2] * 4, value=pad)
-        plane = F.unfold(plane, kernel, stride=layer.stride).mT
-    bits = (plane >= 0).flatten(0, -2).numpy()
+        padded = F.pad(plane.float(), [kernel // 2] * 4, value=1.0)
+        plane = F.unfold(padded, kernel, stride=layer.stride).mT > 0
+    bits = plane.flatten(0, -2).numpy()
     weights = signs.flatten(1).numpy()
-    d = numba_kernels.differing(pack_bits(bits), pack_bits(weights))
-    return weights.shape[1], d
+    return numba_kernels.differing(pack_bits(bits), pack_bits(weights))

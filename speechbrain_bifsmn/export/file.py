@@ -15,7 +15,7 @@ import numpy as np
 from speechbrain_bifsmn.layers import layers_of
 
 MAGIC = b"BiFSMN\r\n"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 HEADER = struct.Struct("<8sHHIII")
 ENTRY = struct.Struct("<4sB3xII")
 ALIGNMENT = 16
@@ -50,9 +50,12 @@ class Config:
     dilation: int = 1
     classes: int = 12
     depths: int = 4
-    private: int = 0
+    flags: int = 0
 
+    # Bits of flags: stages with constants of their own for each depth, …
     PRIVATE = {"memory": 1, "pointwise1": 2, "pointwise2": 4}
+    # … and what some binarizers need.
+    PLANES, THRESHOLDS, RPRELU = 8, 16, 32
 
     def after_stride(self, size, times):
         """Size of an axis after ``times`` padded, strided convolutions."""
@@ -69,9 +72,9 @@ class Config:
             Naming the size.
         """
         for name, value in vars(self).items():
-            least = 0 if name in ("left", "right", "private") else 1
+            least = 0 if name in ("left", "right", "flags") else 1
             most = 2**24 if name in ("sample_rate", "samples") else 32768
-            most = 7 if name == "private" else most
+            most = 63 if name == "flags" else most
             if not least <= value <= most:
                 raise ModelFileError(
                     f"section CONF: {name} must be from {least} to {most}, "
@@ -99,9 +102,39 @@ class Config:
                 self.depths <= self.layers,
                 f"depths {self.depths} are more than layers {self.layers}",
             ),
+            (
+                self.thresholds or not self.flags & (self.PLANES | self.RPRELU),
+                f"flags {self.flags} need thresholds on the stream",
+            ),
         ):
             if not allowed:
                 raise ModelFileError(f"section CONF: {rule}")
+
+    def is_private(self, stage):
+        """Whether a stage has constants of its own for each depth."""
+        if stage == "thresholds":
+            return self.rprelu
+        return bool(self.flags & self.PRIVATE[stage])
+
+    @property
+    def planes(self):
+        """Bit planes of an activation, 1 or 2."""
+        return 2 if self.flags & self.PLANES else 1
+
+    @property
+    def cuts(self):
+        """Thresholds of an activation: 1, or for two planes 3."""
+        return 3 if self.flags & self.PLANES else 1
+
+    @property
+    def thresholds(self):
+        """Whether the stream is binarized elsewhere than at 0."""
+        return bool(self.flags & self.THRESHOLDS)
+
+    @property
+    def rprelu(self):
+        """Whether real outputs have a slope for each channel."""
+        return bool(self.flags & self.RPRELU)
 
     @property
     def taps(self):
@@ -162,7 +195,8 @@ class Model:
         Arguments
         ---------
         stage : str
-            "memory", "pointwise1" or "pointwise2".
+            "memory", "pointwise1", "pointwise2", or "thresholds" for those
+            of the stream.
         depth : int
             One of ``depths``.
         k : int
@@ -172,7 +206,7 @@ class Model:
         -------
         int
         """
-        if self.config.private & Config.PRIVATE[stage]:
+        if self.config.is_private(stage):
             return sum(self.depths[: self.depths.index(depth)]) + k
         return self.layers_of(depth)[k]
 
@@ -304,6 +338,8 @@ class Model:
                 raise ModelFileError(f"section {tag} has non-finite numbers")
         if self.arrays["FRNT"][0] <= 0:
             raise ModelFileError("the floor of the front end must be positive")
+        if (self.arrays.get("GAIN", np.ones(1)) == 0).any():
+            raise ModelFileError("section GAIN: a plane counts for nothing")
         if (np.diff(self.arrays["MELS"]) <= 0).any():
             raise ModelFileError("mel edges must rise strictly")
 
@@ -326,38 +362,54 @@ def layout(config, depths):
     conv = c.kernel * c.kernel
 
     def sets(stage):
-        private = c.private & Config.PRIVATE[stage]
-        return sum(depths) if private else c.layers
+        return sum(depths) if c.is_private(stage) else c.layers
 
     def thresholds(inputs):
+        if c.planes > 1:
+            return (3, 4)
         return (1,) if inputs < 255 else (3,)
 
     conv2_in = conv * c.conv1_channels
     real = (6, 7)
-    return {
+
+    def slopes(sets):
+        return (real, (sets, c.channels)) if c.rprelu else ((7,), (sets,))
+
+    cut = sets("thresholds"), c.cuts, c.channels if c.rprelu else 1
+    sections = {
         "FRNT": ((7,), (3,)),
         "MELS": ((7,), (c.n_mels + 2,)),
         "C1.W": ((2,), (c.conv1_channels, c.kernel, c.kernel)),
-        "C1.T": ((5,), (c.conv1_channels,)),
+        "C1.T": ((5,), (c.cuts, c.conv1_channels)),
         "C1.D": ((BITS,), (1, c.conv1_channels)),
         "C2.W": ((BITS,), (c.conv2_channels, conv2_in)),
-        "C2.T": (thresholds(conv2_in), (c.conv2_channels,)),
+        "C2.T": (thresholds(conv2_in), (c.cuts, c.conv2_channels)),
         "C2.D": ((BITS,), (1, c.conv2_channels)),
         "FC.W": ((BITS,), (c.channels, c.mels_out * c.conv2_channels)),
         "FC.A": (real, (2, c.channels)),
-        "FC.S": ((7,), (1,)),
+        "FC.S": slopes(1),
         "ME.W": ((BITS,), (c.layers * c.taps, c.channels)),
         "ME.A": (real, (sets("memory"), 2, c.channels)),
-        "ME.S": ((7,), (sets("memory"),)),
+        "ME.S": slopes(sets("memory")),
         "P1.W": ((BITS,), (c.layers * c.expansion, c.channels)),
-        "P1.T": (thresholds(c.channels), (sets("pointwise1"), c.expansion)),
+        "P1.T": (
+            thresholds(c.channels),
+            (sets("pointwise1"), c.cuts, c.expansion),
+        ),
         "P1.D": ((BITS,), (sets("pointwise1"), c.expansion)),
         "P2.W": ((BITS,), (c.layers * c.channels, c.expansion)),
         "P2.A": (real, (sets("pointwise2"), 2, c.channels)),
-        "P2.S": ((7,), (sets("pointwise2"),)),
+        "P2.S": slopes(sets("pointwise2")),
         "HD.W": ((I4, 2), (c.classes, c.frames_out * c.channels)),
         "HD.A": ((7,), (2, c.classes)),
     }
+    if c.planes > 1:
+        sections["GAIN"] = (1,), (2 + 3 * c.layers, c.planes)
+    if c.thresholds:
+        sections["ME.X"] = sections["P1.X"] = real, cut
+    if c.rprelu:
+        sections["HD.B"] = (7,), (len(depths), c.classes)
+    return sections
 
 
 def read_sections(data):

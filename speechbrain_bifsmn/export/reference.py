@@ -21,7 +21,7 @@ class TorchEngine(Engine):
     def differing(self, bits, weights):
         """Differing places of every row and output."""
         sums = F.linear(_signs(bits), _signs(weights))
-        return ((weights.shape[1] - sums) / 2).numpy()
+        return ((weights.shape[1] - sums) / 2).int().numpy()
 
     def differing_depthwise(self, bits, weights):
         """Differing taps of every frame and channel."""
@@ -30,11 +30,12 @@ class TorchEngine(Engine):
         x = F.pad(_signs(bits).T[None], sides, value=1.0)
         w = _signs(weights).T[:, None]
         sums = F.conv1d(x, w, dilation=c.dilation, groups=len(w))
-        return ((c.taps - sums[0].T) / 2).numpy()
+        return ((c.taps - sums[0].T) / 2).int().numpy()
 
     def real(self, d, inputs, affine, slope):
         """Real output, float32."""
         scale, bias = torch.from_numpy(affine.astype(np.float32))
+        slope = torch.from_numpy(np.full_like(affine[0], slope, np.float32))
         z = (inputs - 2 * torch.from_numpy(d)) * scale + bias
         return torch.where(z >= 0, z, z * slope).numpy()
 

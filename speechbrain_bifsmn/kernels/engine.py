@@ -50,7 +50,7 @@ class Engine:
             "conv1", "conv2" (bits, [time, mel, channel]), "fc" (float32,
             [frames', channels]); for the k-th executed layer "memory.k"
             (float32), "pointwise1.k" (bits) and "pointwise2.k" (float32);
-            "scores" (float32, [classes]).
+            "scores" (float32, [classes]). Bits in two planes are [2, ...].
 
         Raises
         ------
@@ -72,38 +72,96 @@ class Engine:
             )
         out = {}
         sums = self.convolve(features, a["C1.W"], c.stride)
-        bits = (sums >= a["C1.T"]) != a["C1.D"][0]
-        out["conv1"] = bits
-        patches = _patches(bits, c.kernel, c.stride)
-        time, mel, inputs = patches.shape
-        d = self.differing(patches.reshape(-1, inputs), a["C2.W"])
-        bits = (d < a["C2.T"].astype(np.int32)) != a["C2.D"][0]
-        out["conv2"] = bits.reshape(time, mel, -1)
-        d = self.differing(bits.reshape(time, -1), a["FC.W"])
-        x = 0 + self.real(d, a["FC.W"].shape[1], a["FC.A"], a["FC.S"][0])
+        # As of a binary layer, a bit is whether -S is below 1 - T.
+        planes = _to_planes(-sums, 1 - a["C1.T"].astype(np.int64), a["C1.D"][0])
+        out["conv1"] = _squeezed(planes)
+        patches = [_patches(plane, c.kernel, c.stride) for plane in planes]
+        time, mel, inputs = patches[0].shape
+        rows = [patch.reshape(-1, inputs) for patch in patches]
+        d = self.weighted(rows, a["C2.W"], 0)
+        planes = _to_planes(d, a["C2.T"], a["C2.D"][0])
+        planes = [plane.reshape(time, mel, -1) for plane in planes]
+        out["conv2"] = _squeezed(planes)
+        rows = [plane.reshape(time, -1) for plane in planes]
+        d = self.weighted(rows, a["FC.W"], 1)
+        total = a["FC.W"].shape[1] * self._gain(1)
+        x = 0 + self.real(d, total, a["FC.A"], a["FC.S"][0])
         out["fc"] = x
         for k, layer in enumerate(m.layers_of(depth)):
+            at = 2 + 3 * layer
             i = m.set_of("memory", depth, k)
             weights = a["ME.W"].reshape(c.layers, c.taps, -1)[layer]
-            d = self.differing_depthwise(x >= 0, weights)
-            x = x + self.real(d, c.taps, a["ME.A"][i], a["ME.S"][i])
+            planes = self._stream_planes(x, "ME.X", depth, k)
+            d = sum(
+                int(gain) * self.differing_depthwise(plane, weights)
+                for gain, plane in zip(self._gains(at), planes, strict=True)
+            )
+            total = c.taps * self._gain(at)
+            x = x + self.real(d, total, a["ME.A"][i], a["ME.S"][i])
             out[f"memory.{k}"] = x
 
             i = m.set_of("pointwise1", depth, k)
             weights = a["P1.W"].reshape(c.layers, c.expansion, -1)[layer]
-            d = self.differing(x >= 0, weights)
-            bits = (d < a["P1.T"][i].astype(np.int32)) != a["P1.D"][i]
-            out[f"pointwise1.{k}"] = bits
+            planes = self._stream_planes(x, "P1.X", depth, k)
+            d = self.weighted(planes, weights, at + 1)
+            planes = _to_planes(d, a["P1.T"][i], a["P1.D"][i])
+            out[f"pointwise1.{k}"] = _squeezed(planes)
 
             i = m.set_of("pointwise2", depth, k)
             weights = a["P2.W"].reshape(c.layers, c.channels, -1)[layer]
-            d = self.differing(bits, weights)
-            x = x + self.real(d, c.expansion, a["P2.A"][i], a["P2.S"][i])
+            d = self.weighted(planes, weights, at + 2)
+            total = c.expansion * self._gain(at + 2)
+            x = x + self.real(d, total, a["P2.A"][i], a["P2.S"][i])
             out[f"pointwise2.{k}"] = x
         scale, bias = a["HD.A"]
+        if c.rprelu:
+            bias = a["HD.B"][m.depths.index(depth)]
         sums = a["HD.W"].astype(np.float32) @ x.ravel()
         out["scores"] = sums * scale + bias
         return out
+
+    def weighted(self, planes, weights, layer):
+        """Differing places of every row and output, each plane by its gain."""
+        return sum(
+            int(gain) * self.differing(plane, weights)
+            for gain, plane in zip(self._gains(layer), planes, strict=True)
+        )
+
+    def _gains(self, layer):
+        """Of a layer's planes, in the order of GAIN."""
+        if self.model.config.planes == 1:
+            return (1,)
+        return self.model.arrays["GAIN"][layer]
+
+    def _gain(self, layer):
+        """What one input counts for."""
+        return int(sum(self._gains(layer)))
+
+    def _stream_planes(self, x, tag, depth, k):
+        """Bit planes of the stream."""
+        m = self.model
+        if not m.config.thresholds:
+            return [x >= 0]
+        cuts = m.arrays[tag][m.set_of("thresholds", depth, k)]
+        return _planes([x >= cut.astype(np.float32) for cut in cuts])
+
+
+def _planes(reached):
+    """Bit planes from the thresholds, one or three, that were reached."""
+    if len(reached) == 1:
+        return reached
+    low, middle, high = reached
+    return [middle, low ^ middle ^ high]
+
+
+def _to_planes(d, thresholds, direction):
+    """Bit planes of weighted differences."""
+    return _planes([(d < t.astype(np.int64)) ^ direction for t in thresholds])
+
+
+def _squeezed(planes):
+    """One plane as it is, two as [2, ...]."""
+    return planes[0] if len(planes) == 1 else np.stack(planes)
 
 
 class NumbaEngine(Engine):
@@ -132,6 +190,7 @@ class NumbaEngine(Engine):
     def real(self, d, inputs, affine, slope):
         """Real output, float32."""
         scale, bias = affine.astype(np.float32)
+        slope = np.full_like(scale, slope)
         return numba_kernels.to_real(d, inputs, scale, bias, slope)
 
 

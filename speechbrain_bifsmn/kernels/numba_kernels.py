@@ -87,30 +87,6 @@ def differing_depthwise(x, w, left, dilation):
 
 
 @numba.njit(cache=True)
-def to_bits(d, threshold, direction):
-    """Bit output: (d < threshold) xor direction, by channel.
-
-    Arguments
-    ---------
-    d : np.ndarray of int32, [rows, outputs]
-        Differing places.
-    threshold : np.ndarray of int32, [outputs]
-        T.
-    direction : np.ndarray of bool, [outputs]
-        D.
-
-    Returns
-    -------
-    np.ndarray of bool, [rows, outputs]
-    """
-    bits = np.empty(d.shape, np.bool_)
-    for m in range(d.shape[0]):
-        for n in range(d.shape[1]):
-            bits[m, n] = (d[m, n] < threshold[n]) != direction[n]
-    return bits
-
-
-@numba.njit(cache=True)
 def to_real(d, inputs, scale, bias, slope):
     """Real output: PReLU of sum · scale + bias, by channel.
 
@@ -122,7 +98,7 @@ def to_real(d, inputs, scale, bias, slope):
         K.
     scale, bias : np.ndarray of float32, [outputs]
         Multiply-add.
-    slope : np.float32
+    slope : np.ndarray of float32, [outputs]
         Of the PReLU.
 
     Returns
@@ -134,5 +110,5 @@ def to_real(d, inputs, scale, bias, slope):
         for n in range(d.shape[1]):
             z = np.float32(inputs - 2 * d[m, n]) * scale[n]
             z = z + bias[n]
-            y[m, n] = z if z >= np.float32(0) else z * slope
+            y[m, n] = z if z >= np.float32(0) else z * slope[n]
     return y

@@ -23,6 +23,7 @@ from speechbrain_bifsmn.layers import (
     PerDepth,
     layers_of,
 )
+from speechbrain_bifsmn.quantizers import ACTIVATIONS
 
 
 class FSMNMemory(nn.Module):
@@ -69,7 +70,9 @@ class FSMNMemory(nn.Module):
             weight_quantizer,
             activation_quantizer,
         )
-        self.norm = PerDepth(channels, depths, private)
+        self.norm = PerDepth(
+            channels, depths, private, rprelu=rprelu(activation_quantizer)
+        )
 
     def forward(self, x, depth=1):
         """Map [batch, time, channels] to the same shape."""
@@ -127,12 +130,23 @@ class DFSMNBlock(nn.Module):
             "memory" in private,
             *quantizers,
         )
-        self.pointwise1 = Linear(channels, expansion, *quantizers)
+        self.pointwise1 = Linear(
+            channels, expansion, *quantizers, kind="pointwise"
+        )
         # Between two binary layers only the sign matters.
         prelu = activation_quantizer is None
-        self.norm1 = PerDepth(expansion, depths, "pointwise1" in private, prelu)
-        self.pointwise2 = Linear(expansion, channels, *quantizers)
-        self.norm2 = PerDepth(channels, depths, "pointwise2" in private)
+        self.norm1 = PerDepth(
+            expansion, depths, "pointwise1" in private, prelu=prelu
+        )
+        self.pointwise2 = Linear(
+            expansion, channels, *quantizers, kind="pointwise"
+        )
+        self.norm2 = PerDepth(
+            channels,
+            depths,
+            "pointwise2" in private,
+            rprelu=rprelu(activation_quantizer),
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, depth=1):
@@ -229,8 +243,10 @@ class DFSMN(nn.Module):
         for _ in range(2):
             mels_out = (mels_out - 1) // stride + 1
             frames_out = (frames_out - 1) // stride + 1
-        self.fc = Linear(mels_out * second, channels, *quantizers, centre=False)
-        self.norm_fc = NormPReLU(channels)
+        self.fc = Linear(
+            mels_out * second, channels, *quantizers, channels=second
+        )
+        self.norm_fc = NormPReLU(channels, rprelu=rprelu(activation_quantizer))
         used = {n: layers_of(layers, n) for n in depths}
         self.blocks = nn.ModuleList(
             DFSMNBlock(
@@ -324,6 +340,8 @@ class DFSMN(nn.Module):
         theirs = dict(teacher.state_dict())
         for name, ours in self.state_dict().items():
             parts = name.split(".")
+            if "_quantizer." in name or parts[-1] in ("before", "after"):
+                continue  # of the method, not of the network
             if name not in theirs:
                 # A norm at one of our depths: theirs is shared, or private
                 # to their deepest.
@@ -333,12 +351,35 @@ class DFSMN(nn.Module):
                     if ".".join(parts) in theirs:
                         break
             value = theirs.get(".".join(parts))
+            if parts[-1] == "slope" and value is not None:
+                value = value.expand_as(ours)
             if value is None or value.shape != ours.shape:
                 raise ValueError(
                     f"cannot start from the teacher: {name} does not match; "
                     "teacher and student must have the same sizes"
                 )
             ours.copy_(value)
+
+
+def rprelu(activation_quantizer):
+    """Whether the networks of an activation binarizer have RPReLU.
+
+    Arguments
+    ---------
+    activation_quantizer : str or None
+        A name.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> rprelu("reactnet"), rprelu("bifsmn"), rprelu(None)
+    (True, False, False)
+    """
+    method = ACTIVATIONS.get(activation_quantizer)
+    return method is not None and method.rprelu
 
 
 def _is_depth(part):
