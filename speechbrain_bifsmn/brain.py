@@ -64,6 +64,20 @@ def load_teacher(teacher, checkpoint):
     return teacher.eval().requires_grad_(False)
 
 
+def needs_teacher(losses):
+    """Whether any of these distillation losses learns from a teacher.
+
+    Arguments
+    ---------
+    losses : list of Distillation
+
+    Returns
+    -------
+    bool
+    """
+    return any(loss.weight and loss.source == "teacher" for loss in losses)
+
+
 class _AllDepths(torch.nn.Module):
     """A model that runs at all its depths, as ``update_bn`` calls it."""
 
@@ -80,7 +94,8 @@ class _AllDepths(torch.nn.Module):
 class KeywordBrain(sb.Brain):
     """Cross-entropy and distillation, at every depth in one step.
 
-    loss = Σ_depth w_depth · (CE + Σ distillation), w = ``depth_weights``.
+    loss = Σ_depth w_depth · (CE + Σ distillation), w = ``depth_weights``, over
+    the losses of ``distillation`` whose weight is not 0.
 
     A batch has ``id``, ``target`` and either ``feats`` (cached features) or
     ``sig`` (waveforms, augmented and transformed here). ``modules`` holds
@@ -115,7 +130,10 @@ class KeywordBrain(sb.Brain):
             )
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
         self.recent_feats = deque(maxlen=self.hparams.norm_batches)
-        if self.hparams.distillation and self.teacher is None:
+        self.losses = [
+            loss for loss in self.hparams.distillation if loss.weight
+        ]
+        if self.teacher is None and needs_teacher(self.losses):
             raise ValueError("distillation needs a teacher")
 
     def compute_forward(self, batch, stage):
@@ -147,15 +165,19 @@ class KeywordBrain(sb.Brain):
         truth = batch.target.data.squeeze(-1)
         train = stage == sb.Stage.TRAIN
         smoothing = self.hparams.label_smoothing if train else 0.0
-        losses = self.hparams.distillation if train else []
+        losses = self.losses if train else []
         targets = self.teacher_targets(feats, losses)
         total = 0.0
         for depth, (logits, features) in outputs.items():
             loss = F.cross_entropy(
                 logits.float(), truth, label_smoothing=smoothing
             )
-            for distil, target in zip(losses, targets, strict=True):
-                loss = loss + distil(logits, features, target)
+            for distil in losses:
+                if distil in targets:
+                    loss = loss + distil(logits, features, targets[distil])
+                if distil.source == "deeper":
+                    taught = logits.detach(), [f.detach() for f in features]
+                    targets[distil] = distil.targets(*taught)
             total = total + self.depth_weights[depth] * loss
             if not train:
                 self.predictions[depth] += logits.argmax(-1).tolist()
@@ -167,12 +189,38 @@ class KeywordBrain(sb.Brain):
 
     @torch.no_grad()
     def teacher_targets(self, feats, losses):
-        """What each distillation loss needs of the teacher, run once."""
+        """What each loss that learns from the teacher needs of it, run once."""
+        losses = [loss for loss in losses if loss.source == "teacher"]
         if not losses:
-            return []
+            return {}
         depth = self.teacher.depths[0]
         logits, features = self.teacher(feats, depth=[depth])[depth]
-        return [loss.targets(logits, features) for loss in losses]
+        return {loss: loss.targets(logits, features) for loss in losses}
+
+    def init_optimizers(self):
+        """As the base class, with the binarizers' parameters apart.
+
+        They are not decayed, and learn ``lr_factor`` times as fast.
+        """
+        groups, apart = [], set()
+        for quantizer in self.quantizers():
+            parameters = list(quantizer.parameters())
+            if parameters:
+                apart.update(parameters)
+                factor = quantizer.lr_factor or 1.0
+                group = {"params": parameters, "weight_decay": 0.0}
+                groups.append(group | {"lr_factor": factor})
+        rest = [p for p in self.modules.parameters() if p not in apart]
+        self.optimizer = self.opt_class([{"params": rest}, *groups])
+        self.scale_learning_rates()
+        self.optimizers_dict = {"opt_class": self.optimizer}
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("optimizer", self.optimizer)
+
+    def scale_learning_rates(self):
+        """Groups that learn slower, once all have the same rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
 
     def quantizers(self):
         """Binarizers of the model."""
@@ -231,6 +279,7 @@ class KeywordBrain(sb.Brain):
         )
         stats["balanced error"] = error
         _, lr = self.hparams.lr_annealing(self.optimizer)
+        self.scale_learning_rates()
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": lr},
             train_stats={"loss": self.train_loss},

@@ -1,8 +1,8 @@
-"""What a student learns from a teacher.
+"""What a student learns from a teacher, or its thin paths from its deep ones.
 
-Every loss here has the same two methods, so that a YAML lists those it wants:
-``targets`` prepares the teacher's output once a step, ``forward`` compares it
-with the student's output at one depth. ``KeywordBrain`` sums them.
+Every loss here has the same two methods: ``targets`` prepares the output of
+whoever teaches, ``forward`` compares it with the student's output at one
+depth. ``KeywordBrain`` sums them; a loss of weight 0 is off.
 """
 
 import torch
@@ -12,7 +12,59 @@ from torch import nn
 from speechbrain_bifsmn.layers import layers_of
 
 
-class LogitDistillation(nn.Module):
+class Distillation(nn.Module):
+    """Interface of a distillation loss.
+
+    Arguments
+    ---------
+    weight : float
+        Factor of the loss.
+    """
+
+    # Who teaches: "teacher", the frozen network at its full depth, once a
+    # step, or "deeper", the student itself at the next deeper depth.
+    source = "teacher"
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def targets(self, logits, features):
+        """What to compare with.
+
+        Arguments
+        ---------
+        logits : torch.Tensor, [batch, classes]
+            Of whoever teaches.
+        features : list of torch.Tensor, [batch, time, channels]
+            Outputs of its executed layers.
+
+        Returns
+        -------
+        object
+            For ``forward``.
+        """
+        raise TypeError(f"{type(self).__name__} must define targets")
+
+    def forward(self, logits, features, targets):
+        """Loss of the student at one depth.
+
+        Arguments
+        ---------
+        logits, features
+            As for ``targets``, of the student.
+        targets : object
+            What ``targets`` returned.
+
+        Returns
+        -------
+        torch.Tensor
+            A scalar.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+
+class LogitDistillation(Distillation):
     """Kullback-Leibler divergence from the teacher's softened posteriors.
 
     weight · T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over
@@ -35,21 +87,42 @@ class LogitDistillation(nn.Module):
     """
 
     def __init__(self, weight=1.0, temperature=2.0):
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.temperature = temperature
 
     def targets(self, logits, features):
-        """Log-posteriors of the teacher, [batch, classes]."""
+        """See ``Distillation``: log-posteriors, [batch, classes]."""
         return F.log_softmax(logits.float() / self.temperature, dim=-1)
 
     def forward(self, logits, features, targets):
-        """Loss of the student's logits, [batch, classes], as a scalar."""
+        """See ``Distillation``."""
         ours = F.log_softmax(logits.float() / self.temperature, dim=-1)
         divergence = F.kl_div(
             ours, targets, reduction="batchmean", log_target=True
         )
         return self.weight * self.temperature**2 * divergence
+
+
+class SubNetworkDistillation(LogitDistillation):
+    """Each depth learns from the next deeper one of the same student.
+
+    The loss of ``LogitDistillation``; the deepest depth has no such loss, and
+    no gradient flows to who teaches. Source: Yu and Huang, "Universally
+    Slimmable Networks and Improved Training Techniques", ICCV 2019 (in-place
+    distillation), with the next deeper path instead of the full one.
+
+    Arguments
+    ---------
+    weight, temperature : float
+        See ``LogitDistillation``.
+
+    Example
+    -------
+    >>> SubNetworkDistillation().source
+    'deeper'
+    """
+
+    source = "deeper"
 
 
 def high_frequency(x, levels):
@@ -84,7 +157,42 @@ def high_frequency(x, levels):
     return x - low[:, 0, :height, :width]
 
 
-class HED(nn.Module):
+def check_norm(norm):
+    """Refuse any but "utterance" and "batch".
+
+    Raises
+    ------
+    ValueError
+    """
+    if norm not in ("utterance", "batch"):
+        raise ValueError(f"norm must be 'utterance' or 'batch', not {norm!r}")
+
+
+def energy(x, norm):
+    """x²/‖x²‖, one row for each clip or one for the batch.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, channels]
+        Features.
+    norm : str
+        "utterance" or "batch".
+
+    Returns
+    -------
+    torch.Tensor, [rows, values]
+    """
+    rows = 1 if norm == "batch" else len(x)
+    # Silence can be all zeros; its energy stays zero.
+    return F.normalize(x.float().square().reshape(rows, -1), dim=1)
+
+
+def distance(ours, theirs):
+    """‖ours - theirs‖₂ of each row, mean over rows, a scalar."""
+    return (ours - theirs).norm(dim=1).mean()
+
+
+class HED(Distillation):
     """High-frequency Enhancement Distillation.
 
     The teacher's features are emphasised, T' = HP(T)/std(HP(T)) + T/std(T),
@@ -114,18 +222,14 @@ class HED(nn.Module):
     """
 
     def __init__(self, weight=0.01, levels=1, norm="utterance"):
-        super().__init__()
-        if norm not in ("utterance", "batch"):
-            raise ValueError(
-                f"norm must be 'utterance' or 'batch', not {norm!r}"
-            )
-        self.weight = weight
+        super().__init__(weight)
+        check_norm(norm)
         self.levels = levels
         self.norm = norm
 
     def targets(self, logits, features):
-        """Normalised, enhanced energies of every teacher layer."""
-        return [self._energy(self.enhance(f.float())) for f in features]
+        """See ``Distillation``: enhanced energies of every teacher layer."""
+        return [energy(self.enhance(f.float()), self.norm) for f in features]
 
     def enhance(self, x):
         """T' of one layer, [batch, time, channels]."""
@@ -133,23 +237,108 @@ class HED(nn.Module):
         return self._by_std(high) + self._by_std(x)
 
     def forward(self, logits, features, targets):
-        """Loss of the student's features at one depth, as a scalar."""
-        total = 0.0
+        """See ``Distillation``."""
         layers = layers_of(len(targets), len(features))
-        for ours, layer in zip(features, layers, strict=True):
-            difference = self._energy(ours.float()) - targets[layer]
-            total = total + difference.norm(dim=1).mean()
-        return self.weight * total
-
-    def _energy(self, x):
-        """x²/‖x²‖, one row for each clip or one for the batch."""
-        rows = 1 if self.norm == "batch" else len(x)
-        energy = x.square().reshape(rows, -1)
-        # Silence can be all zeros; its energy stays zero.
-        return F.normalize(energy, dim=1)
+        return self.weight * sum(
+            distance(energy(ours, self.norm), targets[layer])
+            for ours, layer in zip(features, layers, strict=True)
+        )
 
     def _by_std(self, x):
         """x/std(x), the deviation of each clip or of the whole batch."""
         axes = (0, 1, 2) if self.norm == "batch" else (1, 2)
         std = x.std(dim=axes, keepdim=True)
         return x / std.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+class FID(Distillation):
+    """Frequency Independent Distillation.
+
+    weight · (Σ over the executed layers of L(HP(S), HP(T)) + L(LP(S), LP(T))
+    + mean squared error of the logits), with HP, LP the high and low band of
+    the Haar transform, L and the layers as in ``HED``.
+    Source: Qin et al., "BiFSMNv2", 2022 (arXiv 2211.06987), section III.
+
+    Arguments
+    ---------
+    weight : float
+        Factor of the loss (the paper's α).
+    levels : int
+        Haar decomposition levels (the paper's J).
+    norm : str
+        See ``HED``.
+
+    Example
+    -------
+    >>> loss = FID()
+    >>> logits, features = torch.zeros(2, 5), [torch.randn(2, 8, 16)]
+    >>> loss(logits, features, loss.targets(logits, features)).item()
+    0.0
+    """
+
+    def __init__(self, weight=0.01, levels=1, norm="utterance"):
+        super().__init__(weight)
+        check_norm(norm)
+        self.levels = levels
+        self.norm = norm
+
+    def targets(self, logits, features):
+        """See ``Distillation``: logits, and energies of both bands."""
+        return logits.float(), [self._bands(f) for f in features]
+
+    def forward(self, logits, features, targets):
+        """See ``Distillation``."""
+        their_logits, bands = targets
+        total = F.mse_loss(logits.float(), their_logits)
+        for ours, layer in zip(
+            features, layers_of(len(bands), len(features)), strict=True
+        ):
+            for a, b in zip(self._bands(ours), bands[layer], strict=True):
+                total = total + distance(a, b)
+        return self.weight * total
+
+    def _bands(self, x):
+        """Energies of the high and of the low band."""
+        x = x.float()
+        high = high_frequency(x, self.levels)
+        return energy(high, self.norm), energy(x - high, self.norm)
+
+
+class AttentionTransfer(Distillation):
+    """Where, over time, the layers are active.
+
+    weight · Σ over the executed layers of ‖ Q_S/‖Q_S‖ - Q_T/‖Q_T‖ ‖₂, with
+    Q[t] = Σ_c F[t, c]² of each clip; layers as in ``HED``.
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR
+    2017, eq. 2 with p = 2, over time in place of the image.
+
+    Arguments
+    ---------
+    weight : float
+        Factor of the loss.
+
+    Example
+    -------
+    >>> loss = AttentionTransfer()
+    >>> features = [torch.randn(2, 8, 16)]
+    >>> loss(None, features, loss.targets(None, features)).item()
+    0.0
+    """
+
+    def __init__(self, weight=0.1):
+        super().__init__(weight)
+
+    def targets(self, logits, features):
+        """See ``Distillation``: attention of every layer, [batch, time]."""
+        return [self._attention(f) for f in features]
+
+    def forward(self, logits, features, targets):
+        """See ``Distillation``."""
+        layers = layers_of(len(targets), len(features))
+        return self.weight * sum(
+            distance(self._attention(ours), targets[layer])
+            for ours, layer in zip(features, layers, strict=True)
+        )
+
+    def _attention(self, x):
+        return F.normalize(x.float().square().sum(2), dim=1)

@@ -1,14 +1,22 @@
 """Distillation losses against libraries and hand-made cases."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import pywt
 import torch
 
+from speechbrain_bifsmn.brain import KeywordBrain, sb
 from speechbrain_bifsmn.distillation import (
+    FID,
     HED,
+    AttentionTransfer,
     LogitDistillation,
+    SubNetworkDistillation,
     high_frequency,
 )
+from tests.tiny import tiny_bifsmn
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -93,3 +101,101 @@ def test_logit_distillation_is_kl_times_squared_temperature():
     value = loss(ours, [], loss.targets(theirs, []))
     assert torch.allclose(value, 0.5 * 9 * kl)
     assert loss(theirs, [], loss.targets(theirs, [])).abs() < 1e-6
+
+
+def random_features(layers):
+    return [torch.randn(3, 8, 6, requires_grad=True) for _ in range(layers)]
+
+
+@pytest.mark.parametrize("norm", ["utterance", "batch"])
+def test_fid_is_its_formula(norm):
+    torch.manual_seed(0)
+    teacher, student = random_features(4), random_features(2)
+    ours, theirs = torch.randn(3, 5), torch.randn(3, 5)
+    fid = FID(weight=0.5, levels=2, norm=norm)
+    loss = fid(ours, student, fid.targets(theirs, teacher))
+    expected = (ours - theirs).square().mean()
+    for s, t in zip(student, (teacher[1], teacher[3]), strict=True):
+        highs = high_frequency(s, 2), high_frequency(t, 2)
+        lows = s - highs[0], t - highs[1]
+        for a, b in (highs, lows):
+            a, b = a.square(), b.square()
+            pairs = [(a, b)] if norm == "batch" else zip(a, b, strict=True)
+            distances = [(x / x.norm() - y / y.norm()).norm() for x, y in pairs]
+            expected = expected + torch.stack(distances).mean()
+    assert torch.allclose(loss, 0.5 * expected)
+
+
+def test_fid_by_hand():
+    """Two frames, two channels: the band means of 2 x 2 blocks."""
+    student = torch.tensor([[[3.0, 1.0], [1.0, 3.0]]])
+    teacher = torch.tensor([[[1.0, 1.0], [1.0, 5.0]]])
+    logits = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])
+    # Low bands: 2 and 2 everywhere, alike. High bands: ±1, and -1, -1, -1, 3;
+    # their squares by the norm: 1/2 each, and 1, 1, 1, 9 by √84.
+    high = (3 * (0.5 - 1 / 84**0.5) ** 2 + (0.5 - 9 / 84**0.5) ** 2) ** 0.5
+    fid = FID(weight=2.0)
+    loss = fid(logits[0], [student], fid.targets(logits[1], [teacher]))
+    assert torch.allclose(loss, torch.tensor(2 * (high + 0.5)))
+
+
+def test_attention_by_hand():
+    student = torch.tensor([[[3.0, 0.0], [0.0, 2.0]]])
+    teacher = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    # Energies over time 9, 4 and 2, 0.
+    a = torch.tensor([9.0, 4.0]) / 97**0.5
+    expected = 0.5 * (a - torch.tensor([1.0, 0.0])).norm()
+    loss = AttentionTransfer(0.5)
+    targets = loss.targets(None, [teacher])
+    assert torch.allclose(loss(None, [student], targets), expected)
+
+
+def test_thin_paths_learn_from_the_next_deeper_one(monkeypatch):
+    """In the step of the Brain: who teaches whom, and what has a gradient."""
+    loss = SubNetworkDistillation(weight=2.0, temperature=1.0)
+    brain = KeywordBrain.__new__(KeywordBrain)
+    brain.losses = [loss]
+    brain.hparams = SimpleNamespace(label_smoothing=0.0)
+    brain.depth_weights = {4: 1.0, 2: 0.5, 1: 0.25}
+    monkeypatch.setattr(KeywordBrain, "auxiliary_loss", lambda self: 0.0)
+    torch.manual_seed(0)
+    logits = [torch.randn(3, 5, requires_grad=True) for _ in range(3)]
+    outputs = dict(zip((4, 2, 1), ((x, []) for x in logits), strict=True))
+    batch = SimpleNamespace(
+        target=SimpleNamespace(data=torch.tensor([[1], [0], [4]]))
+    )
+    total = brain.compute_objectives((None, outputs), batch, sb.Stage.TRAIN)
+    truth = torch.tensor([1, 0, 4])
+    expected = torch.nn.functional.cross_entropy(logits[0], truth)
+    for weight, ours, deeper in (
+        (0.5, logits[1], logits[0]),
+        (0.25, logits[2], logits[1]),
+    ):
+        log_p, log_q = ours.log_softmax(1), deeper.detach().log_softmax(1)
+        divergence = (log_q.exp() * (log_q - log_p)).sum(1).mean()
+        entropy = torch.nn.functional.cross_entropy(ours, truth)
+        expected = expected + weight * (entropy + 2.0 * divergence)
+    assert torch.allclose(total, expected)
+    gradients = [
+        torch.autograd.grad(x, logits, retain_graph=True)
+        for x in (total, expected)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_binarizers_learn_slower_and_are_not_decayed():
+    model = tiny_bifsmn(activation_quantizer="bifsmnv2", weight_quantizer="lpb")
+    brain = KeywordBrain.__new__(KeywordBrain)
+    brain.modules = torch.nn.ModuleDict({"model": model})
+    brain.checkpointer = None
+    brain.opt_class = partial(torch.optim.AdamW, lr=0.5, weight_decay=0.25)
+    brain.init_optimizers()
+    groups = {}
+    for group in brain.optimizer.param_groups:
+        for parameter in group["params"]:
+            groups[parameter] = group["lr"], group["weight_decay"]
+    assert len(groups) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        slow = "_quantizer." in name
+        assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, 0.25))

@@ -21,7 +21,12 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_bifsmn.brain import BRAIN_KEYS, KeywordBrain, load_teacher
+from speechbrain_bifsmn.brain import (
+    BRAIN_KEYS,
+    KeywordBrain,
+    load_teacher,
+    needs_teacher,
+)
 from speechbrain_bifsmn.data.features import (
     CachedFeatures,
     read_clip,
@@ -210,7 +215,8 @@ def main(arguments):
     datasets, labels = dataio_prepare(hparams, noise)
 
     teacher = None
-    if hparams.get("distillation") or hparams.get("start_from_teacher"):
+    distilled = needs_teacher(hparams["distillation"])
+    if distilled or hparams.get("start_from_teacher"):
         folder = Path(hparams["teacher_folder"])
         teacher = load_teacher(hparams["teacher"], folder / "model/model.ckpt")
     if hparams.get("start_from_teacher"):
