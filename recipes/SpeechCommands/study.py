@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Every binarizer with every distillation, on one network and one budget.
+
+    python study.py --data_folder=speech_commands --epochs 6 --jobs 2
+
+Trains the teacher if there is none, then each pair from it, one process each;
+exports the result and measures the file in C. Rerun to resume: what is done is
+kept. Writes study.md (a table), study.json and study.png (accuracy against
+bytes and against time) to <results_folder>/<protocol>/study/<epochs>.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# First, so that torchaudio can be imported beside a CPU torch.
+import speechbrain_bifsmn  # noqa: F401  isort: skip
+import numpy as np
+from tqdm import tqdm
+
+from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.evaluation import evaluate_file
+from speechbrain_bifsmn.export.fold import ExportError
+from speechbrain_bifsmn.export.folder import export_folder
+from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.kernels import open_engine
+from speechbrain_bifsmn.metrics import plot_study
+from speechbrain_bifsmn.quantizers import ACTIVATIONS
+from speechbrain_bifsmn.spotting import Spotter, read_window
+
+HERE = Path(__file__).resolve().parent
+HPARAMS = HERE.parents[1] / "hparams"
+OFF = {"hed_weight": 0, "fid_weight": 0, "logit_weight": 0}
+DISTILLATIONS = {
+    "none": {},
+    "hed": {"hed_weight": 0.01},
+    "fid": {"fid_weight": 0.01},
+    "logits": {"logit_weight": 1.0},
+}
+
+
+def train(yaml, output, settings, log):
+    """Run train.py with its output in a file."""
+    options = [f"--{key}={value}" for key, value in settings.items()]
+    command = [
+        sys.executable,
+        str(HERE / "train.py"),
+        str(HPARAMS / yaml),
+        f"--output_folder={json.dumps(str(output))}",
+        "--noprogressbar",
+        *options,
+    ]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with open(log, "a") as out:
+        done = subprocess.run(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        raise RuntimeError(f"{output.name}: training failed, see {log}")
+
+
+def measure(folder, prepared):
+    """The exported file: bytes, accuracy and microseconds in C by depth.
+
+    A network that is not 1-bit has no file: the reason stands in its place.
+    """
+    graph = json.loads((folder / "results.json").read_text())["depths"]
+    row = {"pytorch": {d: r["accuracy"] for d, r in graph.items()}}
+    try:
+        exported = export_folder(folder, folder / "exported")
+    except ExportError as error:
+        return row | {"refused": str(error)}
+    accuracy = evaluate_file(exported["file"], prepared)["depths"]
+    listener = Spotter(exported["file"])
+    engine = open_engine(Path(exported["file"]).read_bytes())
+    rows = read_manifest(prepared / "test.csv")[:50]
+    clips = [read_window(r, listener.model.config) for r in rows]
+    features = [engine.features(pcm) for pcm in clips]
+    times = {}
+    for depth in listener.model.depths:
+        laps = []
+        for f in features * 4:
+            started = time.perf_counter()
+            engine.scores(f, depth)
+            laps.append(time.perf_counter() - started)
+        times[str(depth)] = 1e6 * statistics.median(laps)
+    return row | {
+        "bytes": exported["bytes"],
+        "c": {d: r["accuracy"] for d, r in accuracy.items()},
+        "microseconds": times,
+    }
+
+
+def table(rows, args):
+    """study.md: one line for each pair, and the command."""
+    depths = list(next(iter(rows.values()))["pytorch"])
+    clips = f"{args.protocol}, {args.epochs} epochs, seed {args.seed}"
+    lines = [
+        f"{clips}: test accuracy in percent, of the exported file in C.",
+        "",
+        "| binarizer | distillation | "
+        + " | ".join(f"depth {d}" for d in depths)
+        + f" | bytes | µs at depth {depths[0]} |",
+        "|---|---|" + "---|" * (len(depths) + 2),
+    ]
+    for name, row in rows.items():
+        method, _, distillation = name.rpartition("-")
+        if "refused" in row:
+            values = [f"({row['pytorch'][d]:.2f})" for d in depths]
+            values += ["not 1-bit", ""]
+        else:
+            values = [f"{row['c'][d]:.2f}" for d in depths]
+            values.append(f"{row['bytes']:,}")
+            values.append(f"{row['microseconds'][depths[0]]:.1f}")
+        cells = [method, distillation, *values]
+        lines.append("| " + " | ".join(cells) + " |")
+    means = {
+        kind: np.mean(
+            [
+                row["pytorch"][depths[0]]
+                for name, row in rows.items()
+                if name.endswith("-" + kind)
+            ]
+        )
+        for kind in args.distillations
+    }
+    lines += [
+        "",
+        f"Mean over the binarizers at depth {depths[0]}, in PyTorch: "
+        + ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
+        + ". In brackets: PyTorch, where export refuses the network.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments):
+    """Train, export and measure every pair."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data_folder", required=True)
+    parser.add_argument("--results_folder", default="results", type=Path)
+    parser.add_argument("--protocol", default="GSC-10")
+    parser.add_argument("--classes", default=10, type=int)
+    parser.add_argument("--epochs", default=20, type=int, help="of each run")
+    parser.add_argument("--seed", default=1, type=int)
+    parser.add_argument("--jobs", default=1, type=int, help="runs at once")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(ACTIVATIONS), choices=ACTIVATIONS
+    )
+    parser.add_argument(
+        "--distillations",
+        nargs="+",
+        default=list(DISTILLATIONS),
+        choices=DISTILLATIONS,
+    )
+    args = parser.parse_args(arguments)
+    prepared = args.results_folder / args.protocol
+    study = prepared / "study" / str(args.epochs)
+    shared = {
+        "data_folder": json.dumps(args.data_folder),
+        "results_folder": json.dumps(str(args.results_folder)),
+        "protocol": args.protocol,
+        "classes": args.classes,
+        "seed": args.seed,
+    }
+    teacher = prepared / "dfsmn" / str(args.seed)
+    if not (teacher / "results.json").exists():
+        print(f"training the teacher, see {study / 'teacher.log'}", flush=True)
+        train("dfsmn.yaml", teacher, shared, study / "teacher.log")
+
+    def run(pair):
+        method, distillation = pair
+        output = study / f"{method}-{distillation}"
+        if not (output / "results.json").exists():
+            settings = {
+                **shared,
+                **OFF,
+                **DISTILLATIONS[distillation],
+                "binarizer": method,
+                "number_of_epochs": args.epochs,
+            }
+            train("bifsmn.yaml", output, settings, output / "train.log")
+        return output
+
+    pairs = [(m, d) for m in args.methods for d in args.distillations]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        trained = list(
+            tqdm(pool.map(run, pairs), "trained", total=len(pairs), unit="run")
+        )
+    # One after another, and nothing beside: time is measured.
+    rows = {
+        folder.name: measure(folder, prepared)
+        for folder in tqdm(trained, "measured", unit="run")
+    }
+    with whole_file(study / "study.json") as part:
+        part.write_text(json.dumps(rows, indent=1))
+    text = table(rows, args)
+    with whole_file(study / "study.md") as part:
+        part.write_text(text)
+    print(text)
+    plot_study(rows, study / "study.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
