@@ -826,278 +826,171 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- first convolution ---- */
+/* ---- first convolution: 5 x 5, every second position ---- */
 
-/* The highest bytes of the sums of 16 channels at four positions. They start
- * at minus the threshold, so that their signs tell.
- * x [rows][pitch], w [rows][5][16] */
-static inline void five_columns(size_t rows, size_t step, size_t pitch,
-                                const uint8_t *x, const int16_t *w,
-                                const int32x4_t start[4], int8x16_t top[4])
+/* The weights of 16 channels. Row r has its columns 0 to 3 at 4 r; its column 4
+ * is at 20 + r: one layout for products of two taps and of four. */
+struct conv_tile {
+    int32_t middle[CHANNELS_NEON]; /* sums of 128 w: here inputs are x - 128 */
+    int8_t w[CHANNELS_NEON][32];
+};
+
+/* Tiles if the shape has them, and the weights as they were for all others. */
+struct conv_weights {
+    int32_t wide; /* two products of some channel may not fit 16 bits */
+    struct conv_tile tile[];
+};
+
+static size_t conv_tiles(size_t N, size_t rows, size_t columns)
 {
-    const uint8_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-    register int8x16_t top0 __asm__("v16");
-    register int8x16_t top1 __asm__("v20");
-    register int8x16_t top2 __asm__("v24");
-    register int8x16_t top3 __asm__("v28");
-
-    __asm__ volatile(
-        "mov v16.16b, %[start0].16b\n"
-        "mov v17.16b, %[start1].16b\n"
-        "mov v18.16b, %[start2].16b\n"
-        "mov v19.16b, %[start3].16b\n"
-        "mov v20.16b, %[start0].16b\n"
-        "mov v21.16b, %[start1].16b\n"
-        "mov v22.16b, %[start2].16b\n"
-        "mov v23.16b, %[start3].16b\n"
-        "mov v24.16b, %[start0].16b\n"
-        "mov v25.16b, %[start1].16b\n"
-        "mov v26.16b, %[start2].16b\n"
-        "mov v27.16b, %[start3].16b\n"
-        "mov v28.16b, %[start0].16b\n"
-        "mov v29.16b, %[start1].16b\n"
-        "mov v30.16b, %[start2].16b\n"
-        "mov v31.16b, %[start3].16b\n"
-        "1:\n"
-        "ld1 {v0.8b}, [%[x0]], %[pitch]\n"
-        "ld1 {v1.8b}, [%[x1]], %[pitch]\n"
-        "ld1 {v2.8b}, [%[x2]], %[pitch]\n"
-        "ld1 {v3.8b}, [%[x3]], %[pitch]\n"
-        "ushll v0.8h, v0.8b, #0\n"
-        "ushll v1.8h, v1.8b, #0\n"
-        "ushll v2.8h, v2.8b, #0\n"
-        "ushll v3.8h, v3.8b, #0\n"
-        ".irp lane, 0, 1, 2, 3, 4\n"
-        "ld1 {v4.8h, v5.8h}, [%[w]], #32\n"
-        "smlal  v16.4s, v4.4h, v0.h[\\lane]\n"
-        "smlal2 v17.4s, v4.8h, v0.h[\\lane]\n"
-        "smlal  v18.4s, v5.4h, v0.h[\\lane]\n"
-        "smlal2 v19.4s, v5.8h, v0.h[\\lane]\n"
-        "smlal  v20.4s, v4.4h, v1.h[\\lane]\n"
-        "smlal2 v21.4s, v4.8h, v1.h[\\lane]\n"
-        "smlal  v22.4s, v5.4h, v1.h[\\lane]\n"
-        "smlal2 v23.4s, v5.8h, v1.h[\\lane]\n"
-        "smlal  v24.4s, v4.4h, v2.h[\\lane]\n"
-        "smlal2 v25.4s, v4.8h, v2.h[\\lane]\n"
-        "smlal  v26.4s, v5.4h, v2.h[\\lane]\n"
-        "smlal2 v27.4s, v5.8h, v2.h[\\lane]\n"
-        "smlal  v28.4s, v4.4h, v3.h[\\lane]\n"
-        "smlal2 v29.4s, v4.8h, v3.h[\\lane]\n"
-        "smlal  v30.4s, v5.4h, v3.h[\\lane]\n"
-        "smlal2 v31.4s, v5.8h, v3.h[\\lane]\n"
-        ".endr\n"
-        "subs %[rows], %[rows], #1\n"
-        "b.ne 1b\n"
-        "uzp2 v16.8h, v16.8h, v17.8h\n"
-        "uzp2 v18.8h, v18.8h, v19.8h\n"
-        "uzp2 v20.8h, v20.8h, v21.8h\n"
-        "uzp2 v22.8h, v22.8h, v23.8h\n"
-        "uzp2 v24.8h, v24.8h, v25.8h\n"
-        "uzp2 v26.8h, v26.8h, v27.8h\n"
-        "uzp2 v28.8h, v28.8h, v29.8h\n"
-        "uzp2 v30.8h, v30.8h, v31.8h\n"
-        "uzp2 v16.16b, v16.16b, v18.16b\n"
-        "uzp2 v20.16b, v20.16b, v22.16b\n"
-        "uzp2 v24.16b, v24.16b, v26.16b\n"
-        "uzp2 v28.16b, v28.16b, v30.16b\n"
-        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
-          [x3] "+r"(x3), [w] "+r"(w), "=&w"(top0), "=&w"(top1), "=&w"(top2),
-          "=&w"(top3)
-        : [pitch] "r"(pitch), [start0] "w"(start[0]), [start1] "w"(start[1]),
-          [start2] "w"(start[2]), [start3] "w"(start[3])
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v17", "v18",
-          "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30", "v31");
-    top[0] = top0;
-    top[1] = top1;
-    top[2] = top2;
-    top[3] = top3;
+    return rows == 5 && columns == 5 ? (N + CHANNELS_NEON - 1) / CHANNELS_NEON
+                                     : 0;
 }
 
-/* The same for five to eight columns, by SDOT.
- * x [rows][pitch], w4 [rows][2][16][4] */
-static inline void eight_columns(size_t rows, size_t step, size_t pitch,
-                                 const uint8_t *x, const int8_t *w4,
-                                 const int32x4_t start[4], int8x16_t top[4])
-{
-    const uint8_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-    register int8x16_t top0 __asm__("v16");
-    register int8x16_t top1 __asm__("v20");
-    register int8x16_t top2 __asm__("v24");
-    register int8x16_t top3 __asm__("v28");
-
-    __asm__ volatile(
-        /* sdot v[d].4s, v[w].16b, v[x].4b[four], for any assembler. */
-        ".macro dot_four d, w, x, four\n"
-        ".inst 0x4f80e000 | \\four << 21 | \\x << 16 | \\w << 5 | \\d\n"
-        ".endm\n"
-        "mov v16.16b, %[start0].16b\n"
-        "mov v17.16b, %[start1].16b\n"
-        "mov v18.16b, %[start2].16b\n"
-        "mov v19.16b, %[start3].16b\n"
-        "mov v20.16b, %[start0].16b\n"
-        "mov v21.16b, %[start1].16b\n"
-        "mov v22.16b, %[start2].16b\n"
-        "mov v23.16b, %[start3].16b\n"
-        "mov v24.16b, %[start0].16b\n"
-        "mov v25.16b, %[start1].16b\n"
-        "mov v26.16b, %[start2].16b\n"
-        "mov v27.16b, %[start3].16b\n"
-        "mov v28.16b, %[start0].16b\n"
-        "mov v29.16b, %[start1].16b\n"
-        "mov v30.16b, %[start2].16b\n"
-        "mov v31.16b, %[start3].16b\n"
-        "1:\n"
-        "ld1 {v0.8b}, [%[x0]], %[pitch]\n"
-        "ld1 {v1.8b}, [%[x1]], %[pitch]\n"
-        "ld1 {v2.8b}, [%[x2]], %[pitch]\n"
-        "ld1 {v3.8b}, [%[x3]], %[pitch]\n"
-        "eor v0.8b, v0.8b, %[flip].8b\n"
-        "eor v1.8b, v1.8b, %[flip].8b\n"
-        "eor v2.8b, v2.8b, %[flip].8b\n"
-        "eor v3.8b, v3.8b, %[flip].8b\n"
-        ".irp four, 0, 1\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[w4]], #64\n"
-        "dot_four 16, 4, 0, \\four\n"
-        "dot_four 17, 5, 0, \\four\n"
-        "dot_four 18, 6, 0, \\four\n"
-        "dot_four 19, 7, 0, \\four\n"
-        "dot_four 20, 4, 1, \\four\n"
-        "dot_four 21, 5, 1, \\four\n"
-        "dot_four 22, 6, 1, \\four\n"
-        "dot_four 23, 7, 1, \\four\n"
-        "dot_four 24, 4, 2, \\four\n"
-        "dot_four 25, 5, 2, \\four\n"
-        "dot_four 26, 6, 2, \\four\n"
-        "dot_four 27, 7, 2, \\four\n"
-        "dot_four 28, 4, 3, \\four\n"
-        "dot_four 29, 5, 3, \\four\n"
-        "dot_four 30, 6, 3, \\four\n"
-        "dot_four 31, 7, 3, \\four\n"
-        ".endr\n"
-        "subs %[rows], %[rows], #1\n"
-        "b.ne 1b\n"
-        ".purgem dot_four\n"
-        "uzp2 v16.8h, v16.8h, v17.8h\n"
-        "uzp2 v18.8h, v18.8h, v19.8h\n"
-        "uzp2 v20.8h, v20.8h, v21.8h\n"
-        "uzp2 v22.8h, v22.8h, v23.8h\n"
-        "uzp2 v24.8h, v24.8h, v25.8h\n"
-        "uzp2 v26.8h, v26.8h, v27.8h\n"
-        "uzp2 v28.8h, v28.8h, v29.8h\n"
-        "uzp2 v30.8h, v30.8h, v31.8h\n"
-        "uzp2 v16.16b, v16.16b, v18.16b\n"
-        "uzp2 v20.16b, v20.16b, v22.16b\n"
-        "uzp2 v24.16b, v24.16b, v26.16b\n"
-        "uzp2 v28.16b, v28.16b, v30.16b\n"
-        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
-          [x3] "+r"(x3), [w4] "+r"(w4), "=&w"(top0), "=&w"(top1), "=&w"(top2),
-          "=&w"(top3)
-        : [pitch] "r"(pitch), [flip] "w"(vdupq_n_u8(128)),
-          [start0] "w"(start[0]), [start1] "w"(start[1]),
-          [start2] "w"(start[2]), [start3] "w"(start[3])
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v17",
-          "v18", "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30",
-          "v31");
-    top[0] = top0;
-    top[1] = top1;
-    top[2] = top2;
-    top[3] = top3;
-}
-
-/* The same for any number of columns. */
-static void any_columns(size_t rows, size_t columns, size_t step, size_t pitch,
-                        const uint8_t *x, const int16_t *w,
-                        const int32x4_t start[4], int8x16_t top[4])
-{
-    size_t m, i, j, k;
-
-    for (m = 0; m < 4; m++) {
-        const int16_t *weight = w;
-        int32x4_t s[4];
-        int16x8_t low, high;
-
-        for (k = 0; k < 4; k++)
-            s[k] = start[k];
-        for (i = 0; i < rows; i++)
-            for (j = 0; j < columns; j++, weight += CHANNELS_NEON) {
-                const int16_t in = x[m * step + i * pitch + j];
-
-                for (k = 0; k < 4; k++)
-                    s[k] = vmlal_n_s16(s[k], vld1_s16(weight + 4 * k), in);
-            }
-        low = vuzp2q_s16(vreinterpretq_s16_s32(s[0]),
-                         vreinterpretq_s16_s32(s[1]));
-        high = vuzp2q_s16(vreinterpretq_s16_s32(s[2]),
-                          vreinterpretq_s16_s32(s[3]));
-        top[m] =
-            vuzp2q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high));
-    }
-}
-
-/* 16 bits of each of four positions: 1 where a byte is below zero. */
-static inline uint64_t below_zero(const int8x16_t top[4])
-{
-    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128,
-                                       1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t place = vld1q_u8(places);
-    const uint8x16_t pair0 = vpaddq_u8(vandq_u8(vcltzq_s8(top[0]), place),
-                                       vandq_u8(vcltzq_s8(top[1]), place));
-    const uint8x16_t pair1 = vpaddq_u8(vandq_u8(vcltzq_s8(top[2]), place),
-                                       vandq_u8(vcltzq_s8(top[3]), place));
-    const uint8x16_t all = vpaddq_u8(pair0, pair1);
-
-    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
-}
-
-/* Weights as i16 [N/16][rows][columns][16], zeros after the last. */
 static void i8_pack__neon(size_t N, size_t rows, size_t columns,
                           const uint8_t *w, uint8_t *packed)
 {
-    const size_t K = rows * columns;
-    int16_t *out = (int16_t *)packed;
-    size_t n, k, i;
+    struct conv_weights *weights = (struct conv_weights *)packed;
+    const size_t K = rows * columns, tiles = conv_tiles(N, rows, columns);
+    size_t n, r, c, least = 0;
 
-    for (n = 0; n < N; n += CHANNELS_NEON)
-        for (k = 0; k < K; k++)
-            for (i = n; i < n + CHANNELS_NEON; i++)
-                *out++ = i < N ? (int8_t)w[i * K + k] : 0;
+    memset(weights->tile, 0, tiles * sizeof *weights->tile);
+    memcpy(weights->tile + tiles, w, N * K);
+    weights->wide = 0;
+    for (n = 0; tiles > 0 && n < N; n++, least = 0) {
+        struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
+
+        for (r = 0; r < 5; r++)
+            for (c = 0; c < 5; c++) {
+                const int8_t weight = (int8_t)w[n * K + r * 5 + c];
+
+                tile->w[n % CHANNELS_NEON][c < 4 ? 4 * r + c : 20 + r] = weight;
+                tile->middle[n % CHANNELS_NEON] += 128 * weight;
+                least += weight == -128;
+            }
+        weights->wide |= least > 1;
+    }
 }
 
-static int is_dot(size_t columns)
+/* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
+ * `start`, is below zero. A vector of x has two taps of each position side by
+ * side: two products of each add up in 16 bits, two of those sums in 32. */
+static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
+                             const int32_t *start, uint16_t bits[TILE_NEON])
 {
-    return columns >= 5 && columns <= 8;
+    const int32_t *end = start + CHANNELS_NEON;
+
+    __asm__ volatile(
+        ".macro four_taps x0, w0, x1, w1, low, high\n"
+        "smull \\low\\().8h, \\x0\\().8b, \\w0\\().8b\n"
+        "smull2 \\high\\().8h, \\x0\\().16b, \\w0\\().16b\n"
+        ".ifnb \\x1\n"
+        "smlal \\low\\().8h, \\x1\\().8b, \\w1\\().8b\n"
+        "smlal2 \\high\\().8h, \\x1\\().16b, \\w1\\().16b\n"
+        ".endif\n"
+        "sadalp v28.4s, \\low\\().8h\n"
+        "sadalp v29.4s, \\high\\().8h\n"
+        ".endm\n"
+        ".macro channel before, bits\n"
+        "ld1r {v28.4s}, [%[start]], #4\n"
+        "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
+        "ld4r {v20.8h, v21.8h, v22.8h, v23.8h}, [%[w]], #8\n"
+        "mov v29.16b, v28.16b\n"
+        "four_taps v0, v16, v1, v17, v24, v25\n"
+        "four_taps v2, v18, v3, v19, v26, v27\n"
+        "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
+        "four_taps v4, v20, v5, v21, v24, v25\n"
+        "four_taps v6, v22, v7, v23, v26, v27\n"
+        "ld1r {v20.8h}, [%[w]], %[eight]\n"
+        "four_taps v8, v16, v9, v17, v24, v25\n"
+        "four_taps v10, v18, v11, v19, v26, v27\n"
+        "four_taps v12, v20, , , v24, v25\n"
+        "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
+        "sri \\bits\\().8h, \\before\\().8h, #1\n"
+        ".endm\n"
+        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
+        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
+        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
+        "ldr q12, [%[x]]\n"
+        "1:\n"
+        "channel v31, v30\n"
+        "channel v30, v31\n"
+        "cmp %[start], %[end]\n"
+        "b.ne 1b\n"
+        "str q31, [%[bits]]\n"
+        ".purgem four_taps\n"
+        ".purgem channel\n"
+        : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start)
+        : [end] "r"(end), [eight] "r"((size_t)8), [bits] "r"(bits)
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
+          "v9", "v10", "v11", "v12", "v16", "v17", "v18", "v19", "v20", "v21",
+          "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 }
 
-/* For SDOT as i8 [rows][2][16][4] for each 16 outputs, behind their sums of
- * 128 w: SDOT takes signed inputs, x - 128. */
-static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
-                              const uint8_t *w, uint8_t *packed)
+/* The same by SDOT, which adds four products in 32 bits: taps of two vectors
+ * of x, for four positions each. */
+static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
+                                 const int32_t *start, uint16_t bits[TILE_NEON])
 {
-    size_t n, r, c, i;
+    const int32_t *end = start + CHANNELS_NEON;
+    int16x8x2_t four[7], *at = four;
+    size_t i;
 
-    if (!is_dot(columns)) {
-        i8_pack__neon(N, rows, columns, w, packed);
-        return;
+    for (i = 0; i < 7; i++)
+        four[i] = vzipq_s16(vreinterpretq_s16_s8(x[2 * i]),
+                            vreinterpretq_s16_s8(x[2 * i + 1]));
+    __asm__ volatile(
+        /* sdot v[sum].4s, v[x].16b, v[w].4b[four], for any assembler. */
+        ".macro dot sum, x, w, four\n"
+        ".inst 0x4f80e000|((\\four)&1)<<21|(\\w)<<16|((\\four)>>1)<<11|"
+        "(\\x)<<5|\\sum\n"
+        ".endm\n"
+        ".macro channel before, bits\n"
+        "ld1r {v28.4s}, [%[start]], #4\n"
+        "ldp q26, q27, [%[w]], #32\n"
+        "mov v29.16b, v28.16b\n"
+        ".irp i, 0, 1, 2, 3, 4, 5, 6\n"
+        "dot 28, 2*\\i, 26+\\i/4, \\i&3\n"
+        "dot 29, 2*\\i+1, 26+\\i/4, \\i&3\n"
+        ".endr\n"
+        "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
+        "sri \\bits\\().8h, \\before\\().8h, #1\n"
+        ".endm\n"
+        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
+        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
+        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
+        "ldp q12, q13, [%[x]]\n"
+        "1:\n"
+        "channel v31, v30\n"
+        "channel v30, v31\n"
+        "cmp %[start], %[end]\n"
+        "b.ne 1b\n"
+        "str q31, [%[bits]]\n"
+        ".purgem dot\n"
+        ".purgem channel\n"
+        : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start)
+        : [end] "r"(end), [bits] "r"(bits)
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
+          "v9", "v10", "v11", "v12", "v13", "v26", "v27", "v28", "v29", "v30",
+          "v31");
+}
+
+/* The inputs of 8 positions, two taps each: columns 0, 1 and 2, 3 of each row,
+ * then column 4 of rows 0, 1 and 2, 3, and of row 4 twice. */
+static inline void conv_inputs(const uint8_t *at, size_t pitch, int8x16_t x[14])
+{
+    const uint8x16_t half = vdupq_n_u8(128);
+    int8x16_t last[5];
+    size_t r;
+
+    for (r = 0; r < 5; r++, at += pitch) {
+        x[2 * r] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at), half));
+        x[2 * r + 1] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 2), half));
+        last[r] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 4), half));
     }
-    for (n = 0; n < N; n += CHANNELS_NEON) {
-        int32_t *sum = (int32_t *)packed;
-
-        memset(sum, 0, 4 * CHANNELS_NEON);
-        packed += 4 * CHANNELS_NEON;
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < 8; c++)
-                for (i = 0; i < CHANNELS_NEON; i++) {
-                    const uint8_t weight =
-                        n + i < N && c < columns
-                            ? w[((n + i) * rows + r) * columns + c]
-                            : 0;
-
-                    packed[((2 * r + c / 4) * CHANNELS_NEON + i) * 4 + c % 4] =
-                        weight;
-                    sum[i] += 128 * (int8_t)weight;
-                }
-        packed += rows * 8 * CHANNELS_NEON;
-    }
+    x[10] = vtrn1q_s8(last[0], last[1]);
+    x[11] = vtrn1q_s8(last[2], last[3]);
+    x[12] = x[13] = last[4];
 }
 
 static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
@@ -1106,48 +999,47 @@ static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
                              const int32_t *threshold, const uint8_t *direction,
                              uint64_t *out)
 {
-    const size_t row = words(N);
+    const struct conv_weights *weights = (const struct conv_weights *)w;
+    const size_t row = words(N), tiles = conv_tiles(N, rows, columns);
     size_t m, n, i;
 
+    if (tiles == 0 || step != 2 || (weights->wide && !dot)) {
+        bifsmn_kernels_scalar.i8_conv_bits(
+            M, N, rows, columns, x, step, pitch,
+            (const uint8_t *)(weights->tile + tiles), threshold, direction,
+            out);
+        return;
+    }
     for (n = 0; n < N; n += CHANNELS_NEON) {
-        const uint64_t flip = (uint16_t)~load_u16(direction + n / 8);
-        const uint64_t flips = flip | flip << 16 | flip << 32 | flip << 48;
-        const size_t shift = n % BLOCK_NEON;
-        uint64_t *to = out + n / BLOCK_NEON;
-        int32_t limit[CHANNELS_NEON];
-        int32x4_t start[4];
+        const struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
+        const uint16x8_t flip =
+            vdupq_n_u16((uint16_t)~load_u16(direction + n / 8));
+        int32_t start[CHANNELS_NEON];
 
-        for (i = 0; i < CHANNELS_NEON;
-             i++) /* never below zero after the last */
-            limit[i] = n + i < N ? threshold[n + i] : 1;
-        for (i = 0; i < 4; i++)
-            start[i] = vnegq_s32(vld1q_s32(limit + 4 * i));
-        if (dot)
-            for (i = 0; i < 4; i++, w += 16)
-                start[i] = vaddq_s32(start[i], vld1q_s32((const int32_t *)w));
-        for (m = 0; m < M; m += 4) {
-            const uint8_t *at = x + m * step;
-            int8x16_t top[4];
-            uint64_t bits;
+        memset(start, 255, sizeof start); /* below zero after the last */
+        for (i = 0; i < min_size(CHANNELS_NEON, N - n); i++)
+            start[i] = tile->middle[i] - threshold[n + i];
+        for (m = 0; m < M; m += TILE_NEON) {
+            uint64_t *to = out + m * row + n / BLOCK_NEON;
+            uint16_t bits[TILE_NEON];
+            int8x16_t in[14];
 
+            conv_inputs(x + m * step, pitch, in);
             if (dot)
-                eight_columns(rows, step, pitch, at, (const int8_t *)w, start,
-                              top);
-            else if (columns == 5)
-                five_columns(rows, step, pitch, at, (const int16_t *)w, start,
-                             top);
+                conv_tile_dot(in, tile->w[0], start, bits);
             else
-                any_columns(rows, columns, step, pitch, at, (const int16_t *)w,
-                            start, top);
-            bits = below_zero(top) ^ flips;
-            for (i = 0; i < min_size(4, M - m); i++, bits >>= 16, to += row)
-                *to = (shift ? *to : 0) | (bits & 0xffff) << shift;
+                conv_tile(in, tile->w[0], start, bits);
+            vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
+            for (i = 0; i < min_size(TILE_NEON, M - m); i++, to += row) {
+                if (n % BLOCK_NEON == 0)
+                    *to = 0;
+                memcpy((uint16_t *)to + n % BLOCK_NEON / 16, &bits[i], 2);
+            }
         }
-        w += rows * CHANNELS_NEON * (dot ? 8 : 2 * columns);
     }
 }
 
-static void i8_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
+static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
                                     size_t columns, const uint8_t *x,
                                     size_t step, size_t pitch, const uint8_t *w,
                                     const int32_t *threshold,
@@ -1157,19 +1049,15 @@ static void i8_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
               out);
 }
 
-static void i8_conv_bits__neon_dot_4x16(size_t M, size_t N, size_t rows,
+static void i8_conv_bits__neon_dot_16x8(size_t M, size_t N, size_t rows,
                                         size_t columns, const uint8_t *x,
                                         size_t step, size_t pitch,
                                         const uint8_t *w,
                                         const int32_t *threshold,
                                         const uint8_t *direction, uint64_t *out)
 {
-    if (is_dot(columns))
-        conv_bits(1, M, N, rows, columns, x, step, pitch, w, threshold,
-                  direction, out);
-    else
-        conv_bits(0, M, N, rows, columns, x, step, pitch, w, threshold,
-                  direction, out);
+    conv_bits(1, M, N, rows, columns, x, step, pitch, w, threshold, direction,
+              out);
 }
 
 /* ---- head ---- */
@@ -1279,7 +1167,7 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     TILE_NEON,
     i8_pack__neon,
     NULL,
-    i8_conv_bits__neon_4x16,
+    i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,
@@ -1289,9 +1177,9 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
 const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     "neon_dot",
     TILE_NEON,
-    i8_pack__neon_dot,
+    i8_pack__neon,
     NULL,
-    i8_conv_bits__neon_dot_4x16,
+    i8_conv_bits__neon_dot_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,
