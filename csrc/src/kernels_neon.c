@@ -53,22 +53,6 @@ static void store_words(struct bits first, struct bits second, size_t count,
         memcpy(out, halves + 2 * i, 8);
 }
 
-/* Quarters of words, 16 outputs of 8 positions each, as words. */
-static inline void store_quarters(uint16x8x4_t quarters, uint64_t flip,
-                                  size_t count, size_t row, uint64_t *out)
-{
-    uint64_t turned[TILE_NEON];
-    size_t i;
-
-    vst4q_u16((uint16_t *)turned, quarters);
-    if (count == TILE_NEON) /* as usual, so that this is unrolled */
-        for (i = 0; i < TILE_NEON; i++, out += row)
-            *out = turned[i] ^ flip;
-    else
-        for (i = 0; i < count; i++, out += row)
-            *out = turned[i] ^ flip;
-}
-
 /* Shifts the sign bits of x in, as the latest output. */
 static inline void shift_in(struct bits *bits, uint32x4_t low, uint32x4_t high)
 {
@@ -288,10 +272,20 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- pointwise 1: 65 to 128 inputs ---- */
+/* ---- pointwise 1: 65 to 128 inputs, whole blocks of outputs ---- */
 
-/* 64 rows of two words each at 8 positions: bits of 16 rows each. Row i goes
- * with row i + 8, so that SRI leaves one byte of bits of each.
+/* The end of a block: v8 to v11, 16 bits of 8 positions each, changed, to a word
+ * of each position in `out`, which moves to the next word. */
+#define STORE_BLOCK(change)                                                    \
+    change "st4 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"                   \
+    "ld1 {v8.2d, v9.2d, v10.2d, v11.2d}, [%[room]]\n"                          \
+    ".irp v, v8, v9, v10, v11\n"                                               \
+    "st1 {\\v\\().d}[0], [%[out]], %[row]\n"                                   \
+    "st1 {\\v\\().d}[1], [%[out]], %[row]\n"                                   \
+    ".endr\n"                                                                  \
+    "add %[out], %[out], %[next]\n"
+
+/* Row i goes with row i + 8, so that SRI leaves one byte of bits of each.
  *
  * rows: differing bits of rows a and b at 8 positions: the halves of a tree
  * whose last addition gives a 0, b 0, a 1, b 1 ... of at most 128 each, so that
@@ -299,345 +293,344 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
  * and the bits, put on top of those of the rows before, follow among the next
  * rows: processors that run in order would wait for them.
  * (The assembler's macros, because C's would make strings too long for C99.) */
-static void p1_block(const uint8x16_t x[TILE_NEON], const uint8_t *w,
-                     const uint16_t *threshold, uint16_t bits[4][TILE_NEON])
+static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
+                                    const uint8_t *weights,
+                                    const uint16_t *thresholds,
+                                    const uint8_t *directions, uint64_t *out)
 {
-    uint16_t limits[TILE_NEON]; /* of rows i and i + 8, a byte each */
-    uint16_t(*end)[TILE_NEON] = bits + 4;
+    const size_t row = 8 * words(N), next = 8 - 8 * row;
+    uint16_t room[4][TILE_NEON]; /* limits of rows i and i + 8, then bits */
 
-    __asm__ volatile(
-        ".macro rows a, b, limit, before, bits\n"
-        "eor v8.16b, %[x0].16b, \\a\n"
-        "eor v9.16b, %[x0].16b, \\b\n"
-        "eor v10.16b, %[x1].16b, \\a\n"
-        "eor v11.16b, %[x1].16b, \\b\n"
-        "eor v12.16b, %[x2].16b, \\a\n"
-        "eor v13.16b, %[x2].16b, \\b\n"
-        "eor v14.16b, %[x3].16b, \\a\n"
-        "eor v15.16b, %[x3].16b, \\b\n"
-        ".ifnb \\limit\n"
-        "addp v30.16b, v30.16b, v31.16b\n"
-        ".endif\n"
-        "cnt v8.16b, v8.16b\n"
-        "cnt v9.16b, v9.16b\n"
-        "cnt v10.16b, v10.16b\n"
-        "cnt v11.16b, v11.16b\n"
-        "cnt v12.16b, v12.16b\n"
-        "cnt v13.16b, v13.16b\n"
-        "cnt v14.16b, v14.16b\n"
-        "cnt v15.16b, v15.16b\n"
-        ".ifnb \\limit\n"
-        "cmhi \\bits, \\limit, v30.16b\n"
-        ".endif\n"
-        "addp v8.16b, v8.16b, v9.16b\n"
-        "addp v10.16b, v10.16b, v11.16b\n"
-        "addp v12.16b, v12.16b, v13.16b\n"
-        "addp v14.16b, v14.16b, v15.16b\n"
-        ".ifnb \\limit\n"
-        "sri \\bits, \\before, #1\n"
-        ".endif\n"
-        "eor v9.16b, %[x4].16b, \\a\n"
-        "eor v11.16b, %[x4].16b, \\b\n"
-        "eor v13.16b, %[x5].16b, \\a\n"
-        "eor v15.16b, %[x5].16b, \\b\n"
-        "addp v8.16b, v8.16b, v10.16b\n"
-        "addp v12.16b, v12.16b, v14.16b\n"
-        "eor v10.16b, %[x6].16b, \\a\n"
-        "eor v14.16b, %[x6].16b, \\b\n"
-        "cnt v9.16b, v9.16b\n"
-        "cnt v11.16b, v11.16b\n"
-        "cnt v13.16b, v13.16b\n"
-        "cnt v15.16b, v15.16b\n"
-        "addp v30.16b, v8.16b, v12.16b\n"
-        "eor v8.16b, %[x7].16b, \\a\n"
-        "eor v12.16b, %[x7].16b, \\b\n"
-        "cnt v10.16b, v10.16b\n"
-        "cnt v14.16b, v14.16b\n"
-        "addp v9.16b, v9.16b, v11.16b\n"
-        "addp v13.16b, v13.16b, v15.16b\n"
-        "cnt v8.16b, v8.16b\n"
-        "cnt v12.16b, v12.16b\n"
-        "addp v10.16b, v10.16b, v14.16b\n"
-        "addp v9.16b, v9.16b, v13.16b\n"
-        "addp v8.16b, v8.16b, v12.16b\n"
-        "addp v10.16b, v10.16b, v8.16b\n"
-        "addp v31.16b, v9.16b, v10.16b\n"
-        ".endm\n"
-        ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
-        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"
-        "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
-        "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"
-        "rows v16.16b, v20.16b\n"
-        "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
-        "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
-        "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
-        "addp v30.16b, v30.16b, v31.16b\n"
-        "cmhi v28.16b, v27.16b, v30.16b\n"
-        "sri v28.16b, v29.16b, #1\n"
-        ".endm\n"
-        "1:\n"
-        "ldp q24, q25, [%[threshold]], #32\n"
-        "sli v24.8h, v25.8h, #8\n"
-        "str q24, [%[limit]]\n"
-        "eight_rows %[back]\n"
-        "eight_rows #64\n"
-        "str q28, [%[bits]], #16\n"
-        "sub %[limit], %[limit], #16\n"
-        "cmp %[bits], %[end]\n"
-        "b.ne 1b\n"
-        ".purgem rows\n"
-        ".purgem eight_rows\n"
-        : [w] "+r"(w), [threshold] "+r"(threshold), [bits] "+r"(bits)
-        : [limit] "r"(limits), [end] "r"(end), [to_pairs] "r"((size_t)128),
-          [back] "r"(-(size_t)64), [x0] "w"(x[0]), [x1] "w"(x[1]),
-          [x2] "w"(x[2]), [x3] "w"(x[3]), [x4] "w"(x[4]), [x5] "w"(x[5]),
-          [x6] "w"(x[6]), [x7] "w"(x[7])
-        : "memory", "cc", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
-          "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-          "v26", "v27", "v28", "v29", "v30", "v31");
-}
+    for (; M > 0; M -= TILE_NEON, in += 2 * TILE_NEON, out += row) {
+        const uint8_t *w = weights, *direction = directions;
+        const uint16_t *threshold = thresholds;
+        const uint64_t *x = in;
+        uint16_t *at = room[0];
+        uint64_t *to = out;
 
-/* Not inlined, so that benchmarks/arm sees it. */
-__attribute__((noinline)) static void
-b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
-                        const uint8_t *w, const uint16_t *threshold,
-                        const uint8_t *direction, uint64_t *out)
-{
-    const size_t row = words(N);
-    size_t m, n, i;
-
-    for (m = 0; m < M; m += TILE_NEON) {
-        const size_t count = min_size(TILE_NEON, M - m);
-        uint8x16_t x[TILE_NEON];
-
-        for (i = 0; i < TILE_NEON; i++)
-            x[i] = vreinterpretq_u8_u64(
-                vld1q_u64(in + 2 * (m + min_size(i, count - 1))));
-        for (n = 0; n < N; n += BLOCK_NEON) {
-            uint16_t quarters[4][TILE_NEON];
-
-            p1_block(x, w + 16 * n, threshold + n, quarters);
-            store_quarters(vld1q_u16_x4(quarters[0]),
-                           load_u64(direction + n / 8), count, row,
-                           out + m * row + n / BLOCK_NEON);
-        }
+        __asm__ volatile(
+            ".macro rows a, b, limit, before, bits\n"
+            "eor v8.16b, v0.16b, \\a\n"
+            "eor v9.16b, v0.16b, \\b\n"
+            "eor v10.16b, v1.16b, \\a\n"
+            "eor v11.16b, v1.16b, \\b\n"
+            "eor v12.16b, v2.16b, \\a\n"
+            "eor v13.16b, v2.16b, \\b\n"
+            "eor v14.16b, v3.16b, \\a\n"
+            "eor v15.16b, v3.16b, \\b\n"
+            ".ifnb \\limit\n"
+            "addp v30.16b, v30.16b, v31.16b\n"
+            ".endif\n"
+            "cnt v8.16b, v8.16b\n"
+            "cnt v9.16b, v9.16b\n"
+            "cnt v10.16b, v10.16b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v12.16b, v12.16b\n"
+            "cnt v13.16b, v13.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "cnt v15.16b, v15.16b\n"
+            ".ifnb \\limit\n"
+            "cmhi \\bits, \\limit, v30.16b\n"
+            ".endif\n"
+            "addp v8.16b, v8.16b, v9.16b\n"
+            "addp v10.16b, v10.16b, v11.16b\n"
+            "addp v12.16b, v12.16b, v13.16b\n"
+            "addp v14.16b, v14.16b, v15.16b\n"
+            ".ifnb \\limit\n"
+            "sri \\bits, \\before, #1\n"
+            ".endif\n"
+            "eor v9.16b, v4.16b, \\a\n"
+            "eor v11.16b, v4.16b, \\b\n"
+            "eor v13.16b, v5.16b, \\a\n"
+            "eor v15.16b, v5.16b, \\b\n"
+            "addp v8.16b, v8.16b, v10.16b\n"
+            "addp v12.16b, v12.16b, v14.16b\n"
+            "eor v10.16b, v6.16b, \\a\n"
+            "eor v14.16b, v6.16b, \\b\n"
+            "cnt v9.16b, v9.16b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v13.16b, v13.16b\n"
+            "cnt v15.16b, v15.16b\n"
+            "addp v30.16b, v8.16b, v12.16b\n"
+            "eor v8.16b, v7.16b, \\a\n"
+            "eor v12.16b, v7.16b, \\b\n"
+            "cnt v10.16b, v10.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "addp v9.16b, v9.16b, v11.16b\n"
+            "addp v13.16b, v13.16b, v15.16b\n"
+            "cnt v8.16b, v8.16b\n"
+            "cnt v12.16b, v12.16b\n"
+            "addp v10.16b, v10.16b, v14.16b\n"
+            "addp v9.16b, v9.16b, v13.16b\n"
+            "addp v8.16b, v8.16b, v12.16b\n"
+            "addp v10.16b, v10.16b, v8.16b\n"
+            "addp v31.16b, v9.16b, v10.16b\n"
+            ".endm\n"
+            ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
+            "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[pairs]\n"
+            "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
+            "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[room]], #8\n"
+            "rows v16.16b, v20.16b\n"
+            "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
+            "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
+            "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
+            "addp v30.16b, v30.16b, v31.16b\n"
+            "cmhi v28.16b, v27.16b, v30.16b\n"
+            "sri v28.16b, v29.16b, #1\n"
+            ".endm\n"
+            "ld1 {v0.2d, v1.2d, v2.2d, v3.2d}, [%[x]], #64\n"
+            "ld1 {v4.2d, v5.2d, v6.2d, v7.2d}, [%[x]]\n"
+            "1:\n"
+            "ldp q24, q25, [%[threshold]], #32\n"
+            "sli v24.8h, v25.8h, #8\n"
+            "str q24, [%[room]]\n"
+            "eight_rows %[back]\n"
+            "eight_rows #64\n"
+            "str q28, [%[room], #-16]\n"
+            "cmp %[room], %[full]\n"
+            "b.ne 1b\n"
+            "sub %[room], %[room], #64\n"
+            "ld1 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"
+            "ld4r {v12.8h, v13.8h, v14.8h, v15.8h}, [%[direction]], #8\n"
+            STORE_BLOCK("eor v8.16b, v8.16b, v12.16b\n"
+                        "eor v9.16b, v9.16b, v13.16b\n"
+                        "eor v10.16b, v10.16b, v14.16b\n"
+                        "eor v11.16b, v11.16b, v15.16b\n")
+            "cmp %[threshold], %[end]\n"
+            "b.ne 1b\n"
+            ".purgem rows\n"
+            ".purgem eight_rows\n"
+            : [x] "+&r"(x), [w] "+&r"(w), [threshold] "+&r"(threshold),
+              [direction] "+&r"(direction), [out] "+&r"(to),
+              [room] "+&r"(at)
+            : [full] "r"(room + 4), [end] "r"(threshold + N),
+              [pairs] "r"((size_t)128), [back] "r"(-(size_t)64),
+              [row] "r"(row), [next] "r"(next)
+            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
+              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+              "v26", "v27", "v28", "v29", "v30", "v31");
     }
 }
 
 /* ---- second convolution: 385 to 400 inputs ---- */
 
-/* As much of 32 rows as four positions need: a pair of rows i and i + 16. */
-struct pair {
-    uint16_t limit[8]; /* thresholds, four times each */
-    uint16_t tail[8];  /* inputs from 384 on, four times each */
-};
-
-/* Differing bits of the first 384 inputs of row w, at four positions. */
-static inline uint8x16_t four_positions(uint8x16_t x[4][3], const uint8_t *w)
-{
-    const uint8x16_t w0 = vld1q_u8(w), w1 = vld1q_u8(w + 16),
-                     w2 = vld1q_u8(w + 32);
-    uint8x16_t sum[4];
-    size_t i;
-
-    for (i = 0; i < 4; i++)
-        sum[i] = vaddq_u8(vaddq_u8(vcntq_u8(veorq_u8(x[i][0], w0)),
-                                   vcntq_u8(veorq_u8(x[i][1], w1))),
-                          vcntq_u8(veorq_u8(x[i][2], w2)));
-    return vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3]));
-}
-
+/* Rows i and i + 16 at four positions. A pair of rows has its thresholds and
+ * its inputs from 384 on in two vectors, one value for each sum.
+ *
+ * two: differing bits of a row at positions p and q, bytes. */
 static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
-                                   const uint8_t *w, const uint16_t *threshold,
+                                   const uint8_t *weights,
+                                   const uint16_t *threshold,
                                    const uint8_t *direction, uint64_t *out)
 {
-    enum { ROW = 56 }; /* bytes of 7 words */
-    struct pair pairs[HALF_NEON / 2];
-    size_t m, n, i, k;
+    enum { ROW = 56, PAIRS = HALF_NEON / 2 }; /* bytes of 7 words */
+    uint16x4_t pairs[PAIRS][4];
+    uint32_t bits[4];
+    size_t m, n, i;
 
-    for (n = 0; n < N; n += HALF_NEON, w += HALF_NEON * ROW) {
-        const uint32_t flip = load_u32(direction + n / 8);
-
-        for (i = 0; i < HALF_NEON / 2; i++) {
-            const uint8_t *a = w + ROW * i + 48, *b = a + ROW * (HALF_NEON / 2);
-
-            vst1q_u16(
-                pairs[i].limit,
-                vcombine_u16(vdup_n_u16(threshold[n + i]),
-                             vdup_n_u16(threshold[n + i + HALF_NEON / 2])));
-            vst1q_u16(pairs[i].tail, vcombine_u16(vdup_n_u16(load_u16(a)),
-                                                  vdup_n_u16(load_u16(b))));
+    for (n = 0; n < N; n += HALF_NEON, weights += HALF_NEON * ROW) {
+        for (i = 0; i < HALF_NEON; i++) {
+            pairs[i % PAIRS][i / PAIRS] = vdup_n_u16(threshold[n + i]);
+            pairs[i % PAIRS][2 + i / PAIRS] =
+                vdup_n_u16(load_u16(weights + ROW * i + 48));
         }
         for (m = 0; m < M; m += 4) {
-            uint8x16_t x[4][3];
-            uint16_t tails[4];
-            uint16x8_t tail, bits = vdupq_n_u16(0);
+            const uint64_t *x = in + 7 * m, *tail = x + 6;
+            const uint8_t *a = weights, *b = weights + PAIRS * ROW;
+            const uint16x4_t *pair = pairs[0], *end = pairs[PAIRS];
 
+            __asm__ volatile(
+                ".macro two d, p0, p1, p2, q0, q1, q2, w0, w1, w2\n"
+                "eor \\d, \\p0\\().16b, \\w0\n"
+                "eor v25.16b, \\q0\\().16b, \\w0\n"
+                "eor v26.16b, \\p1\\().16b, \\w1\n"
+                "eor v27.16b, \\q1\\().16b, \\w1\n"
+                "eor v28.16b, \\p2\\().16b, \\w2\n"
+                "eor v29.16b, \\q2\\().16b, \\w2\n"
+                "cnt \\d, \\d\n"
+                "cnt v25.16b, v25.16b\n"
+                "cnt v26.16b, v26.16b\n"
+                "cnt v27.16b, v27.16b\n"
+                "cnt v28.16b, v28.16b\n"
+                "cnt v29.16b, v29.16b\n"
+                "add \\d, \\d, v26.16b\n"
+                "add v25.16b, v25.16b, v27.16b\n"
+                "add \\d, \\d, v28.16b\n"
+                "add v25.16b, v25.16b, v29.16b\n"
+                "addp \\d, \\d, v25.16b\n"
+                ".endm\n"
+                ".macro four d, e, w0, w1, w2\n"
+                "two \\d, v0, v1, v2, v3, v4, v5, \\w0, \\w1, \\w2\n"
+                "two \\e, v6, v7, v8, v9, v10, v11, \\w0, \\w1, \\w2\n"
+                "addp \\d, \\d, \\e\n"
+                ".endm\n"
+                ".macro pair before, bits\n"
+                "ld1 {v16.16b, v17.16b, v18.16b}, [%[a]], %[row]\n"
+                "ld1 {v19.16b, v20.16b, v21.16b}, [%[b]], %[row]\n"
+                "ldp q22, q23, [%[pair]], #32\n"
+                "four v13.16b, v24.16b, v16.16b, v17.16b, v18.16b\n"
+                "eor v23.16b, v23.16b, v12.16b\n"
+                "four v14.16b, v24.16b, v19.16b, v20.16b, v21.16b\n"
+                "cnt v23.16b, v23.16b\n"
+                "addp v13.16b, v13.16b, v14.16b\n"
+                "add v13.16b, v13.16b, v23.16b\n"
+                "uaddlp v13.8h, v13.16b\n"
+                "cmhi \\bits, v22.8h, v13.8h\n"
+                "sri \\bits, \\before, #1\n"
+                ".endm\n"
+                "ld1 {v0.2d, v1.2d, v2.2d}, [%[x]], %[row]\n"
+                "ld1 {v3.2d, v4.2d, v5.2d}, [%[x]], %[row]\n"
+                "ld1 {v6.2d, v7.2d, v8.2d}, [%[x]], %[row]\n"
+                "ld1 {v9.2d, v10.2d, v11.2d}, [%[x]]\n"
+                "ld1 {v12.h}[0], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[1], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[2], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[3], [%[tail]]\n"
+                "mov v12.d[1], v12.d[0]\n"
+                "1:\n"
+                "pair v30.8h, v31.8h\n"
+                "pair v31.8h, v30.8h\n"
+                "cmp %[pair], %[end]\n"
+                "b.ne 1b\n"
+                "mov v31.d[0], v30.d[1]\n" /* rows from 16 on to the others */
+                "zip1 v30.8h, v30.8h, v31.8h\n"
+                "str q30, [%[bits]]\n"
+                ".purgem two\n"
+                ".purgem four\n"
+                ".purgem pair\n"
+                : [x] "+&r"(x), [tail] "+&r"(tail), [a] "+&r"(a),
+                  [b] "+&r"(b), [pair] "+&r"(pair)
+                : [end] "r"(end), [bits] "r"(bits), [row] "r"((size_t)ROW)
+                : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6",
+                  "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v16",
+                  "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+                  "v26", "v27", "v28", "v29", "v30", "v31");
             for (i = 0; i < 4; i++) {
-                const uint64_t *at = in + 7 * min_size(m + i, M - 1);
+                const uint64_t half = bits[i] ^ load_u32(direction + n / 8);
+                uint64_t *to = out + (m + i) * words(N) + n / BLOCK_NEON;
 
-                for (k = 0; k < 3; k++)
-                    x[i][k] = vreinterpretq_u8_u64(vld1q_u64(at + 2 * k));
-                tails[i] = (uint16_t)at[6];
-            }
-            tail = vcombine_u16(vld1_u16(tails), vld1_u16(tails));
-            for (i = 0; i < HALF_NEON / 2; i++) {
-                const uint8_t *a = w + ROW * i, *b = a + ROW * (HALF_NEON / 2);
-                const uint16x8_t rest =
-                    veorq_u16(tail, vld1q_u16(pairs[i].tail));
-                const uint8x16_t sums = vaddq_u8(
-                    vpaddq_u8(four_positions(x, a), four_positions(x, b)),
-                    vcntq_u8(vreinterpretq_u8_u16(rest)));
-
-                bits = vsriq_n_u16(
-                    vcltq_u16(vpaddlq_u8(sums), vld1q_u16(pairs[i].limit)),
-                    bits, 1);
-            }
-            {
-                /* Rows 0 to 15 are in the low half, 16 to 31 in the high. */
-                const uint16x8_t both =
-                    vzip1q_u16(bits, vextq_u16(bits, bits, 4));
-                uint32_t words32[4];
-
-                vst1q_u32(words32, veorq_u32(vreinterpretq_u32_u16(both),
-                                             vdupq_n_u32(flip)));
-                for (i = 0; i < min_size(4, M - m); i++) {
-                    uint64_t *word = out + (m + i) * words(N) + n / BLOCK_NEON;
-
-                    *word = n % BLOCK_NEON
-                                ? *word | (uint64_t)words32[i] << HALF_NEON
-                                : words32[i];
-                }
+                *to = n % BLOCK_NEON ? *to | half << HALF_NEON : half;
             }
         }
     }
 }
 
-/* ---- pointwise 2, fc: 256 inputs ---- */
+/* ---- pointwise 2, fc: 256 inputs, whole blocks of outputs ---- */
 
-/* 64 rows of four words each at 8 positions onto the stream; after every four
- * rows, the sign bits of the last sixteen.
- *
- * positions: one row, in a and b, at positions p and q, bytes of d. The second
+/* positions: one row, in a and b, at positions p and q, bytes of d. The second
  * half of x is inverted: its counts are of equal bits, 8 - d a byte, and less
  * those of the first half they are centred on zero, with no constant to add.
  * row: 128 - d at 8 positions, in d.
  * real: from that to the new values in low and high, where the old ones are;
  * their signs go into `bits`, on top of the bits of the rows before. */
-static void p2_block(uint8x16_t x[TILE_NEON][2], const uint8_t *w,
-                     const float *scale, const float *bias, float slope,
-                     float *stream, uint16_t signs[16][TILE_NEON])
-{
-    uint16_t(*end)[TILE_NEON] = signs + 16;
-
-    __asm__ volatile(
-        ".macro positions d, e, f, g, p0, p1, q0, q1, a, b\n"
-        "eor \\d, \\p0\\().16b, \\a\n"
-        "eor \\e, \\p1\\().16b, \\b\n"
-        "eor \\f, \\q0\\().16b, \\a\n"
-        "eor \\g, \\q1\\().16b, \\b\n"
-        "cnt \\d, \\d\n"
-        "cnt \\e, \\e\n"
-        "cnt \\f, \\f\n"
-        "cnt \\g, \\g\n"
-        "sub \\d, \\e, \\d\n"
-        "sub \\f, \\g, \\f\n"
-        "addp \\d, \\d, \\f\n"
-        ".endm\n"
-        ".macro row d, a, b\n"
-        "positions v\\d\\().16b, v25.16b, v26.16b, v27.16b, "
-        "%[x00], %[x01], %[x10], %[x11], \\a, \\b\n"
-        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
-        "%[x20], %[x21], %[x30], %[x31], \\a, \\b\n"
-        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
-        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
-        "%[x40], %[x41], %[x50], %[x51], \\a, \\b\n"
-        "positions v26.16b, v27.16b, v28.16b, v29.16b, "
-        "%[x60], %[x61], %[x70], %[x71], \\a, \\b\n"
-        "addp v25.16b, v25.16b, v26.16b\n"
-        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
-        "saddlp v\\d\\().8h, v\\d\\().16b\n"
-        ".endm\n"
-        ".macro real sum, scale, bias, low, high, before, bits\n"
-        "sshll v25.4s, v\\sum\\().4h, #1\n"
-        "sshll2 v26.4s, v\\sum\\().8h, #1\n"
-        "scvtf v25.4s, v25.4s\n"
-        "scvtf v26.4s, v26.4s\n"
-        "fmul v25.4s, v25.4s, \\scale\n"
-        "fmul v26.4s, v26.4s, \\scale\n"
-        "fadd v25.4s, v25.4s, \\bias\n"
-        "fadd v26.4s, v26.4s, \\bias\n"
-        "fmul v27.4s, v25.4s, v22.4s\n"
-        "fmul v31.4s, v26.4s, v22.4s\n"
-        "fmax v25.4s, v25.4s, v27.4s\n"
-        "fmax v26.4s, v26.4s, v31.4s\n"
-        "fadd v\\low\\().4s, v\\low\\().4s, v25.4s\n"
-        "fadd v\\high\\().4s, v\\high\\().4s, v26.4s\n"
-        "uzp2 \\bits, v\\low\\().8h, v\\high\\().8h\n"
-        "sri \\bits, \\before, #1\n"
-        ".endm\n"
-        ".macro two_rows scale0, scale1\n"
-        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"
-        "row 23, v16.16b, v17.16b\n"
-        "row 24, v18.16b, v19.16b\n"
-        "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"
-        "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"
-        "real 23, \\scale0, v28.4s, 16, 17, v20.8h, v21.8h\n"
-        "real 24, \\scale1, v29.4s, 18, 19, v21.8h, v20.8h\n"
-        "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
-        ".endm\n"
-        "ld1r {v22.4s}, [%[slope]]\n"
-        "1:\n"
-        "ldr q30, [%[scale]], #16\n"
-        "two_rows v30.s[0], v30.s[1]\n"
-        "two_rows v30.s[2], v30.s[3]\n"
-        "str q20, [%[signs]], #16\n"
-        "cmp %[signs], %[end]\n"
-        "b.ne 1b\n"
-        ".purgem positions\n"
-        ".purgem row\n"
-        ".purgem real\n"
-        ".purgem two_rows\n"
-        : [w] "+r"(w), [scale] "+r"(scale), [bias] "+r"(bias),
-          [stream] "+r"(stream), [signs] "+r"(signs)
-        : [slope] "r"(&slope), [end] "r"(end), [x00] "w"(x[0][0]),
-          [x01] "w"(x[0][1]), [x10] "w"(x[1][0]), [x11] "w"(x[1][1]),
-          [x20] "w"(x[2][0]), [x21] "w"(x[2][1]), [x30] "w"(x[3][0]),
-          [x31] "w"(x[3][1]), [x40] "w"(x[4][0]), [x41] "w"(x[4][1]),
-          [x50] "w"(x[5][0]), [x51] "w"(x[5][1]), [x60] "w"(x[6][0]),
-          [x61] "w"(x[6][1]), [x70] "w"(x[7][0]), [x71] "w"(x[7][1])
-        : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
-          "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
-}
-
 static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
-                                   const uint8_t *w, const float *affine,
+                                   const uint8_t *weights, const float *affine,
                                    float slope, float *stream, uint64_t *sign)
 {
-    const size_t row = words(N);
-    size_t m, n, i;
+    const size_t row = 8 * words(N), next = 8 - 8 * row;
+    uint16_t room[16][TILE_NEON]; /* the last of four vectors counts */
 
-    for (m = 0; m < M; m += TILE_NEON, stream += TILE_NEON * N) {
-        const size_t count = min_size(TILE_NEON, M - m);
-        uint8x16_t x[TILE_NEON][2];
+    for (; M > 0; M -= TILE_NEON, in += 4 * TILE_NEON, sign += row) {
+        const float *scale = affine, *bias = affine + N;
+        const uint8_t *w = weights;
+        const uint64_t *x = in;
+        uint16_t *at = room[0];
+        uint64_t *to = sign;
 
-        for (i = 0; i < TILE_NEON; i++) {
-            const uint64_t *at = in + 4 * (m + min_size(i, count - 1));
-
-            x[i][0] = vreinterpretq_u8_u64(vld1q_u64(at));
-            x[i][1] = vmvnq_u8(vreinterpretq_u8_u64(vld1q_u64(at + 2)));
-        }
-        for (n = 0; n < N; n += BLOCK_NEON) {
-            uint16_t signs[16][TILE_NEON];
-            uint16x8x4_t quarters;
-
-            p2_block(x, w + 32 * n, affine + n, affine + N + n, slope,
-                     stream + n * TILE_NEON, signs);
-            for (i = 0; i < 4; i++)
-                quarters.val[i] = vld1q_u16(signs[4 * i + 3]);
-            store_quarters(quarters, ~(uint64_t)0, count, row,
-                           sign + m * row + n / BLOCK_NEON);
-        }
+        __asm__ volatile(
+            ".macro positions d, e, f, g, p0, p1, q0, q1, a, b\n"
+            "eor v\\d\\().16b, v\\p0\\().16b, \\a\n"
+            "eor v\\e\\().16b, v\\p1\\().16b, \\b\n"
+            "eor v\\f\\().16b, v\\q0\\().16b, \\a\n"
+            "eor v\\g\\().16b, v\\q1\\().16b, \\b\n"
+            "cnt v\\d\\().16b, v\\d\\().16b\n"
+            "cnt v\\e\\().16b, v\\e\\().16b\n"
+            "cnt v\\f\\().16b, v\\f\\().16b\n"
+            "cnt v\\g\\().16b, v\\g\\().16b\n"
+            "sub v\\d\\().16b, v\\e\\().16b, v\\d\\().16b\n"
+            "sub v\\f\\().16b, v\\g\\().16b, v\\f\\().16b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v\\f\\().16b\n"
+            ".endm\n"
+            ".macro row d, a, b\n"
+            "positions \\d, 25, 26, 27, 0, 1, 2, 3, \\a, \\b\n"
+            "positions 25, 26, 27, 28, 4, 5, 6, 7, \\a, \\b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+            "positions 25, 26, 27, 28, 8, 9, 10, 11, \\a, \\b\n"
+            "positions 26, 27, 28, 29, 12, 13, 14, 15, \\a, \\b\n"
+            "addp v25.16b, v25.16b, v26.16b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+            "saddlp v\\d\\().8h, v\\d\\().16b\n"
+            ".endm\n"
+            ".macro real sum, scale, bias, low, high, before, bits\n"
+            "sshll v25.4s, v\\sum\\().4h, #1\n"
+            "sshll2 v26.4s, v\\sum\\().8h, #1\n"
+            "scvtf v25.4s, v25.4s\n"
+            "scvtf v26.4s, v26.4s\n"
+            "fmul v25.4s, v25.4s, \\scale\n"
+            "fmul v26.4s, v26.4s, \\scale\n"
+            "fadd v25.4s, v25.4s, \\bias\n"
+            "fadd v26.4s, v26.4s, \\bias\n"
+            "fmul v27.4s, v25.4s, v22.4s\n"
+            "fmul v31.4s, v26.4s, v22.4s\n"
+            "fmax v25.4s, v25.4s, v27.4s\n"
+            "fmax v26.4s, v26.4s, v31.4s\n"
+            "fadd v\\low\\().4s, v\\low\\().4s, v25.4s\n"
+            "fadd v\\high\\().4s, v\\high\\().4s, v26.4s\n"
+            "uzp2 \\bits, v\\low\\().8h, v\\high\\().8h\n"
+            "sri \\bits, \\before, #1\n"
+            ".endm\n"
+            ".macro two_rows scale0, scale1\n"
+            "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"
+            "row 23, v16.16b, v17.16b\n"
+            "row 24, v18.16b, v19.16b\n"
+            "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"
+            "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"
+            "real 23, \\scale0, v28.4s, 16, 17, v20.8h, v21.8h\n"
+            "real 24, \\scale1, v29.4s, 18, 19, v21.8h, v20.8h\n"
+            "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
+            ".endm\n"
+            "ld1r {v22.4s}, [%[slope]]\n"
+            "1:\n"
+            "ld1 {v0.2d, v1.2d, v2.2d, v3.2d}, [%[x]], #64\n"
+            "ld1 {v4.2d, v5.2d, v6.2d, v7.2d}, [%[x]], #64\n"
+            "ld1 {v8.2d, v9.2d, v10.2d, v11.2d}, [%[x]], #64\n"
+            "ld1 {v12.2d, v13.2d, v14.2d, v15.2d}, [%[x]]\n"
+            "sub %[x], %[x], #192\n"
+            ".irp v, 1, 3, 5, 7, 9, 11, 13, 15\n"
+            "mvn v\\v\\().16b, v\\v\\().16b\n"
+            ".endr\n"
+            "2:\n"
+            "ldr q30, [%[scale]], #16\n"
+            "two_rows v30.s[0], v30.s[1]\n"
+            "two_rows v30.s[2], v30.s[3]\n"
+            "str q20, [%[room]], #16\n"
+            "cmp %[room], %[full]\n"
+            "b.ne 2b\n"
+            "sub %[room], %[room], #256\n"
+            "ldr q8, [%[room], #48]\n"
+            "ldr q9, [%[room], #112]\n"
+            "ldr q10, [%[room], #176]\n"
+            "ldr q11, [%[room], #240]\n"
+            STORE_BLOCK("mvn v8.16b, v8.16b\n"
+                        "mvn v9.16b, v9.16b\n"
+                        "mvn v10.16b, v10.16b\n"
+                        "mvn v11.16b, v11.16b\n")
+            "cmp %[scale], %[end]\n"
+            "b.ne 1b\n"
+            ".purgem positions\n"
+            ".purgem row\n"
+            ".purgem real\n"
+            ".purgem two_rows\n"
+            : [x] "+&r"(x), [w] "+&r"(w), [scale] "+&r"(scale),
+              [bias] "+&r"(bias), [stream] "+&r"(stream), [out] "+&r"(to),
+              [room] "+&r"(at)
+            : [full] "r"(room + 16), [end] "r"(affine + N),
+              [slope] "r"(&slope), [row] "r"(row), [next] "r"(next)
+            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
+              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+              "v26", "v27", "v28", "v29", "v30", "v31");
     }
 }
 
@@ -1128,22 +1121,31 @@ static void b1_gemm_bits__neon(size_t M, size_t N, size_t K, const uint64_t *x,
                                const uint8_t *w, const uint16_t *threshold,
                                const uint8_t *direction, uint64_t *out)
 {
-    if (words(K) == 2 && N % BLOCK_NEON == 0)
-        b1_gemm_bits__neon_8x16(M, N, x, w, threshold, direction, out);
-    else if (K > 384 && K <= 400 && N % HALF_NEON == 0)
-        b1_gemm_bits__neon_4x2(M, N, x, w, threshold, direction, out);
-    else
-        b1_gemm_bits__neon_8x1(M, N, K, x, w, threshold, direction, out);
+    size_t done = 0;
+
+    if (words(K) == 2 && N % BLOCK_NEON == 0) {
+        done = M / TILE_NEON * TILE_NEON;
+        b1_gemm_bits__neon_8x16(done, N, x, w, threshold, direction, out);
+    } else if (K > 384 && K <= 400 && N % HALF_NEON == 0) {
+        done = M / 4 * 4;
+        b1_gemm_bits__neon_4x2(done, N, x, w, threshold, direction, out);
+    }
+    b1_gemm_bits__neon_8x1(M - done, N, K, x + done * words(K), w, threshold,
+                           direction, out + done * words(N));
 }
 
 static void b1_gemm_real__neon(size_t M, size_t N, size_t K, const uint64_t *x,
                                const uint8_t *w, const float *affine,
                                float slope, float *stream, uint64_t *sign)
 {
-    if (K == 256 && N % BLOCK_NEON == 0 && is_maximum(slope))
-        b1_gemm_real__neon_8x4(M, N, x, w, affine, slope, stream, sign);
-    else
-        b1_gemm_real__neon_8x1(M, N, K, x, w, affine, slope, stream, sign);
+    size_t done = 0;
+
+    if (K == 256 && N % BLOCK_NEON == 0 && is_maximum(slope)) {
+        done = M / TILE_NEON * TILE_NEON;
+        b1_gemm_real__neon_8x4(done, N, x, w, affine, slope, stream, sign);
+    }
+    b1_gemm_real__neon_8x1(M - done, N, K, x + done * words(K), w, affine,
+                           slope, stream + done * N, sign + done * words(N));
 }
 
 static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
