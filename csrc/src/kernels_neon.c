@@ -24,6 +24,9 @@
 
 #include "bytes.h"
 
+/* Kept apart, so that the rare does not burden the usual. */
+#define NOT_INLINED __attribute__((noinline))
+
 enum {
     TILE_NEON = 8,   /* positions */
     BLOCK_NEON = 64, /* outputs: the bits of one word */
@@ -107,7 +110,7 @@ static inline void add_real(float32x4_t low, float32x4_t high,
 
 /* d[n][i]: differing bits of row n of w and of position i. Positions from
  * `count` on repeat the last one, so that nothing is read beyond x. */
-static void differences__neon(size_t outputs, size_t row, size_t count,
+NOT_INLINED static void differences__neon(size_t outputs, size_t row, size_t count,
                               const uint64_t *x, const uint8_t *w,
                               uint32_t d[BLOCK_NEON][TILE_NEON])
 {
@@ -149,7 +152,7 @@ static void differences__neon(size_t outputs, size_t row, size_t count,
     }
 }
 
-static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
+NOT_INLINED static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
                                    const uint64_t *x, const uint8_t *w,
                                    const uint16_t *threshold,
                                    const uint8_t *direction, uint64_t *out)
@@ -187,7 +190,7 @@ static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
 }
 
 /* Real outputs of one block from its counts, K - 2 d each. */
-static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
+NOT_INLINED static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
                                uint32_t d[BLOCK_NEON][TILE_NEON],
                                const float *affine, float slope, float *stream,
                                uint64_t *sign)
@@ -217,7 +220,7 @@ static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
     store_words(bits[0], bits[1], count, words(N), sign + n / BLOCK_NEON);
 }
 
-static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
+NOT_INLINED static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
                                    const uint64_t *x, const uint8_t *w,
                                    const float *affine, float slope,
                                    float *stream, uint64_t *sign)
@@ -237,7 +240,7 @@ static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
         }
 }
 
-static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
+NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
                                      size_t left, size_t dilation,
                                      const uint64_t *x, const uint8_t *w,
                                      const float *affine, float slope,
@@ -293,7 +296,7 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
  * and the bits, put on top of those of the rows before, follow among the next
  * rows: processors that run in order would wait for them.
  * (The assembler's macros, because C's would make strings too long for C99.) */
-static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
+NOT_INLINED static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
                                     const uint8_t *weights,
                                     const uint16_t *thresholds,
                                     const uint8_t *directions, uint64_t *out)
@@ -830,7 +833,7 @@ struct conv_tile {
 
 /* Tiles if the shape has them, and the weights as they were for all others. */
 struct conv_weights {
-    int32_t wide; /* two products of some channel may not fit 16 bits */
+    enum { ONE_TAP, TWO_TAPS, FOUR_TAPS } at_once;
     struct conv_tile tile[];
 };
 
@@ -844,25 +847,35 @@ static void i8_pack__neon(size_t N, size_t rows, size_t columns,
                           const uint8_t *w, uint8_t *packed)
 {
     struct conv_weights *weights = (struct conv_weights *)packed;
-    const size_t K = rows * columns, tiles = conv_tiles(N, rows, columns);
-    size_t n, r, c, least = 0;
+    const size_t tiles = conv_tiles(N, rows, columns);
+    size_t n, k;
 
+    weights->at_once = tiles > 0 ? TWO_TAPS : ONE_TAP;
     memset(weights->tile, 0, tiles * sizeof *weights->tile);
-    memcpy(weights->tile + tiles, w, N * K);
-    weights->wide = 0;
-    for (n = 0; tiles > 0 && n < N; n++, least = 0) {
+    memcpy(weights->tile + tiles, w, N * rows * columns);
+    for (n = 0; tiles > 0 && n < N; n++) {
         struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
+        size_t least = 0;
 
-        for (r = 0; r < 5; r++)
-            for (c = 0; c < 5; c++) {
-                const int8_t weight = (int8_t)w[n * K + r * 5 + c];
+        for (k = 0; k < 25; k++) {
+            const int8_t weight = (int8_t)*w++;
 
-                tile->w[n % CHANNELS_NEON][c < 4 ? 4 * r + c : 20 + r] = weight;
-                tile->middle[n % CHANNELS_NEON] += 128 * weight;
-                least += weight == -128;
-            }
-        weights->wide |= least > 1;
+            tile->w[n % CHANNELS_NEON]
+                   [k % 5 < 4 ? k / 5 * 4 + k % 5 : 20 + k / 5] = weight;
+            tile->middle[n % CHANNELS_NEON] += 128 * weight;
+            least += weight == -128;
+        }
+        if (least > 1) /* two products may not fit 16 bits */
+            weights->at_once = ONE_TAP;
     }
+}
+
+static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
+                              const uint8_t *w, uint8_t *packed)
+{
+    i8_pack__neon(N, rows, columns, w, packed);
+    if (conv_tiles(N, rows, columns) > 0)
+        ((struct conv_weights *)packed)->at_once = FOUR_TAPS;
 }
 
 /* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
@@ -986,24 +999,20 @@ static inline void conv_inputs(const uint8_t *at, size_t pitch, int8x16_t x[14])
     x[12] = x[13] = last[4];
 }
 
-static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
-                             size_t columns, const uint8_t *x, size_t step,
-                             size_t pitch, const uint8_t *w,
-                             const int32_t *threshold, const uint8_t *direction,
-                             uint64_t *out)
+static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
+                                    size_t columns, const uint8_t *x,
+                                    size_t step, size_t pitch, const uint8_t *w,
+                                    const int32_t *threshold,
+                                    const uint8_t *direction, uint64_t *out)
 {
     const struct conv_weights *weights = (const struct conv_weights *)w;
     const size_t row = words(N), tiles = conv_tiles(N, rows, columns);
+    const size_t done = weights->at_once == ONE_TAP || step != 2
+                            ? 0
+                            : M / TILE_NEON * TILE_NEON;
     size_t m, n, i;
 
-    if (tiles == 0 || step != 2 || (weights->wide && !dot)) {
-        bifsmn_kernels_scalar.i8_conv_bits(
-            M, N, rows, columns, x, step, pitch,
-            (const uint8_t *)(weights->tile + tiles), threshold, direction,
-            out);
-        return;
-    }
-    for (n = 0; n < N; n += CHANNELS_NEON) {
+    for (n = 0; done > 0 && n < N; n += CHANNELS_NEON) {
         const struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
         const uint16x8_t flip =
             vdupq_n_u16((uint16_t)~load_u16(direction + n / 8));
@@ -1012,45 +1021,29 @@ static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
         memset(start, 255, sizeof start); /* below zero after the last */
         for (i = 0; i < min_size(CHANNELS_NEON, N - n); i++)
             start[i] = tile->middle[i] - threshold[n + i];
-        for (m = 0; m < M; m += TILE_NEON) {
+        for (m = 0; m < done; m += TILE_NEON) {
             uint64_t *to = out + m * row + n / BLOCK_NEON;
             uint16_t bits[TILE_NEON];
             int8x16_t in[14];
 
             conv_inputs(x + m * step, pitch, in);
-            if (dot)
+            if (weights->at_once == FOUR_TAPS)
                 conv_tile_dot(in, tile->w[0], start, bits);
             else
                 conv_tile(in, tile->w[0], start, bits);
             vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
-            for (i = 0; i < min_size(TILE_NEON, M - m); i++, to += row) {
+            for (i = 0; i < TILE_NEON; i++, to += row) {
                 if (n % BLOCK_NEON == 0)
                     *to = 0;
                 memcpy((uint16_t *)to + n % BLOCK_NEON / 16, &bits[i], 2);
             }
         }
     }
-}
-
-static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
-                                    size_t columns, const uint8_t *x,
-                                    size_t step, size_t pitch, const uint8_t *w,
-                                    const int32_t *threshold,
-                                    const uint8_t *direction, uint64_t *out)
-{
-    conv_bits(0, M, N, rows, columns, x, step, pitch, w, threshold, direction,
-              out);
-}
-
-static void i8_conv_bits__neon_dot_16x8(size_t M, size_t N, size_t rows,
-                                        size_t columns, const uint8_t *x,
-                                        size_t step, size_t pitch,
-                                        const uint8_t *w,
-                                        const int32_t *threshold,
-                                        const uint8_t *direction, uint64_t *out)
-{
-    conv_bits(1, M, N, rows, columns, x, step, pitch, w, threshold, direction,
-              out);
+    if (M > done)
+        bifsmn_kernels_scalar.i8_conv_bits(
+            M - done, N, rows, columns, x + done * step, step, pitch,
+            (const uint8_t *)(weights->tile + tiles), threshold, direction,
+            out + done * row);
 }
 
 /* ---- head ---- */
@@ -1130,8 +1123,9 @@ static void b1_gemm_bits__neon(size_t M, size_t N, size_t K, const uint64_t *x,
         done = M / 4 * 4;
         b1_gemm_bits__neon_4x2(done, N, x, w, threshold, direction, out);
     }
-    b1_gemm_bits__neon_8x1(M - done, N, K, x + done * words(K), w, threshold,
-                           direction, out + done * words(N));
+    if (M > done)
+        b1_gemm_bits__neon_8x1(M - done, N, K, x + done * words(K), w,
+                               threshold, direction, out + done * words(N));
 }
 
 static void b1_gemm_real__neon(size_t M, size_t N, size_t K, const uint64_t *x,
@@ -1144,8 +1138,10 @@ static void b1_gemm_real__neon(size_t M, size_t N, size_t K, const uint64_t *x,
         done = M / TILE_NEON * TILE_NEON;
         b1_gemm_real__neon_8x4(done, N, x, w, affine, slope, stream, sign);
     }
-    b1_gemm_real__neon_8x1(M - done, N, K, x + done * words(K), w, affine,
-                           slope, stream + done * N, sign + done * words(N));
+    if (M > done)
+        b1_gemm_real__neon_8x1(M - done, N, K, x + done * words(K), w, affine,
+                               slope, stream + done * N,
+                               sign + done * words(N));
 }
 
 static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
@@ -1179,9 +1175,9 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
 const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     "neon_dot",
     TILE_NEON,
-    i8_pack__neon,
+    i8_pack__neon_dot,
     NULL,
-    i8_conv_bits__neon_dot_16x8,
+    i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,

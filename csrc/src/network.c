@@ -287,9 +287,9 @@ struct gather {
     int run_over; /* the rest of a row, and 15 bytes after, may be overwritten */
 };
 
-/* In bytes, `width` at a time; inlined, so that each copy is a load and a store
- * of this constant width. */
-static inline void copy_pieces(struct gather g, size_t width,
+/* In bytes, pieces of `size` by copies of `width`; inlined, so that a copy is a
+ * load and a store. */
+static inline void copy_pieces(struct gather g, size_t size, size_t width,
                                const uint8_t *restrict in,
                                uint8_t *restrict out)
 {
@@ -300,11 +300,16 @@ static inline void copy_pieces(struct gather g, size_t width,
         const uint8_t *from = in;
         uint8_t *to = out;
 
-        for (p = g.pieces; p > 0; p--, from += g.in_piece, to += g.size) {
-            memcpy(to, from, width);
-            for (i = width; i < g.size; i += width)
+        for (p = g.pieces; p >= 2; p -= 2) { /* loops cost as much as copies */
+            for (i = 0; i < size; i += width) {
                 memcpy(to + i, from + i, width);
+                memcpy(to + size + i, from + g.in_piece + i, width);
+            }
+            from += 2 * g.in_piece;
+            to += 2 * size;
         }
+        for (i = 0; p > 0 && i < size; i += width)
+            memcpy(to + i, from + i, width);
     }
 }
 
@@ -313,15 +318,15 @@ static inline void copy_pieces(struct gather g, size_t width,
 static void gather_bytes(struct gather g, const uint8_t *in, uint8_t *out)
 {
     if (g.size == 2)
-        copy_pieces(g, 2, in, out);
+        copy_pieces(g, 2, 2, in, out);
     else if (g.size == 4)
-        copy_pieces(g, 4, in, out);
-    else if (g.run_over)
-        copy_pieces(g, SLACK, in, out);
+        copy_pieces(g, 4, 4, in, out);
+    else if (g.run_over && g.size <= SLACK)
+        copy_pieces(g, g.size, SLACK, in, out);
     else if (g.size % 8 == 0)
-        copy_pieces(g, 8, in, out);
+        copy_pieces(g, g.size, 8, in, out);
     else
-        copy_pieces(g, 1, in, out);
+        copy_pieces(g, g.size, 1, in, out);
 }
 
 /* n bits of `in` from bit `from` on to `out` from bit `at` on. */
