@@ -30,9 +30,17 @@ GEMM = "b1_gemm_bits__neon_8x16"
 
 
 def run(*command):
-    """Standard output of a command that must succeed."""
-    done = subprocess.run(command, check=True, capture_output=True)
-    return done.stdout.decode()
+    """Standard output of a command that must succeed, or its complaint."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        sys.exit(f"{command[0]} cannot be started: {error.strerror}")
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        causes = [line for line in lines if "rror" in line] or lines[-1:]
+        cause = causes[0] if causes else f"exit status {done.returncode}"
+        sys.exit(f"{command[0]} failed: {cause}")
+    return done.stdout
 
 
 def build(folder):

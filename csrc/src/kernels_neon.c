@@ -24,6 +24,9 @@
 
 #include "bytes.h"
 
+/* Kept apart, so that the rare does not burden the usual. */
+#define NOT_INLINED __attribute__((noinline))
+
 enum {
     TILE_NEON = 8,   /* positions */
     BLOCK_NEON = 64, /* outputs: the bits of one word */
@@ -51,22 +54,6 @@ static void store_words(struct bits first, struct bits second, size_t count,
     vst2q_u32(halves + TILE_NEON, high);
     for (i = 0; i < count; i++, out += row)
         memcpy(out, halves + 2 * i, 8);
-}
-
-/* Quarters of words, 16 outputs of 8 positions each, as words. */
-static inline void store_quarters(uint16x8x4_t quarters, uint64_t flip,
-                                  size_t count, size_t row, uint64_t *out)
-{
-    uint64_t turned[TILE_NEON];
-    size_t i;
-
-    vst4q_u16((uint16_t *)turned, quarters);
-    if (count == TILE_NEON) /* as usual, so that this is unrolled */
-        for (i = 0; i < TILE_NEON; i++, out += row)
-            *out = turned[i] ^ flip;
-    else
-        for (i = 0; i < count; i++, out += row)
-            *out = turned[i] ^ flip;
 }
 
 /* Shifts the sign bits of x in, as the latest output. */
@@ -123,7 +110,7 @@ static inline void add_real(float32x4_t low, float32x4_t high,
 
 /* d[n][i]: differing bits of row n of w and of position i. Positions from
  * `count` on repeat the last one, so that nothing is read beyond x. */
-static void differences__neon(size_t outputs, size_t row, size_t count,
+NOT_INLINED static void differences__neon(size_t outputs, size_t row, size_t count,
                               const uint64_t *x, const uint8_t *w,
                               uint32_t d[BLOCK_NEON][TILE_NEON])
 {
@@ -165,7 +152,7 @@ static void differences__neon(size_t outputs, size_t row, size_t count,
     }
 }
 
-static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
+NOT_INLINED static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
                                    const uint64_t *x, const uint8_t *w,
                                    const uint16_t *threshold,
                                    const uint8_t *direction, uint64_t *out)
@@ -203,7 +190,7 @@ static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
 }
 
 /* Real outputs of one block from its counts, K - 2 d each. */
-static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
+NOT_INLINED static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
                                uint32_t d[BLOCK_NEON][TILE_NEON],
                                const float *affine, float slope, float *stream,
                                uint64_t *sign)
@@ -233,7 +220,7 @@ static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
     store_words(bits[0], bits[1], count, words(N), sign + n / BLOCK_NEON);
 }
 
-static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
+NOT_INLINED static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
                                    const uint64_t *x, const uint8_t *w,
                                    const float *affine, float slope,
                                    float *stream, uint64_t *sign)
@@ -253,7 +240,7 @@ static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
         }
 }
 
-static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
+NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
                                      size_t left, size_t dilation,
                                      const uint64_t *x, const uint8_t *w,
                                      const float *affine, float slope,
@@ -288,10 +275,20 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- pointwise 1: 65 to 128 inputs ---- */
+/* ---- pointwise 1: 65 to 128 inputs, whole blocks of outputs ---- */
 
-/* 64 rows of two words each at 8 positions: bits of 16 rows each. Row i goes
- * with row i + 8, so that SRI leaves one byte of bits of each.
+/* The end of a block: v8 to v11, 16 bits of 8 positions each, changed, to a word
+ * of each position in `out`, which moves to the next word. */
+#define STORE_BLOCK(change)                                                    \
+    change "st4 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"                   \
+    "ld1 {v8.2d, v9.2d, v10.2d, v11.2d}, [%[room]]\n"                          \
+    ".irp v, v8, v9, v10, v11\n"                                               \
+    "st1 {\\v\\().d}[0], [%[out]], %[row]\n"                                   \
+    "st1 {\\v\\().d}[1], [%[out]], %[row]\n"                                   \
+    ".endr\n"                                                                  \
+    "add %[out], %[out], %[next]\n"
+
+/* Row i goes with row i + 8, so that SRI leaves one byte of bits of each.
  *
  * rows: differing bits of rows a and b at 8 positions: the halves of a tree
  * whose last addition gives a 0, b 0, a 1, b 1 ... of at most 128 each, so that
@@ -299,345 +296,344 @@ static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
  * and the bits, put on top of those of the rows before, follow among the next
  * rows: processors that run in order would wait for them.
  * (The assembler's macros, because C's would make strings too long for C99.) */
-static void p1_block(const uint8x16_t x[TILE_NEON], const uint8_t *w,
-                     const uint16_t *threshold, uint16_t bits[4][TILE_NEON])
+NOT_INLINED static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
+                                    const uint8_t *weights,
+                                    const uint16_t *thresholds,
+                                    const uint8_t *directions, uint64_t *out)
 {
-    uint16_t limits[TILE_NEON]; /* of rows i and i + 8, a byte each */
-    uint16_t(*end)[TILE_NEON] = bits + 4;
+    const size_t row = 8 * words(N), next = 8 - 8 * row;
+    uint16_t room[4][TILE_NEON]; /* limits of rows i and i + 8, then bits */
 
-    __asm__ volatile(
-        ".macro rows a, b, limit, before, bits\n"
-        "eor v8.16b, %[x0].16b, \\a\n"
-        "eor v9.16b, %[x0].16b, \\b\n"
-        "eor v10.16b, %[x1].16b, \\a\n"
-        "eor v11.16b, %[x1].16b, \\b\n"
-        "eor v12.16b, %[x2].16b, \\a\n"
-        "eor v13.16b, %[x2].16b, \\b\n"
-        "eor v14.16b, %[x3].16b, \\a\n"
-        "eor v15.16b, %[x3].16b, \\b\n"
-        ".ifnb \\limit\n"
-        "addp v30.16b, v30.16b, v31.16b\n"
-        ".endif\n"
-        "cnt v8.16b, v8.16b\n"
-        "cnt v9.16b, v9.16b\n"
-        "cnt v10.16b, v10.16b\n"
-        "cnt v11.16b, v11.16b\n"
-        "cnt v12.16b, v12.16b\n"
-        "cnt v13.16b, v13.16b\n"
-        "cnt v14.16b, v14.16b\n"
-        "cnt v15.16b, v15.16b\n"
-        ".ifnb \\limit\n"
-        "cmhi \\bits, \\limit, v30.16b\n"
-        ".endif\n"
-        "addp v8.16b, v8.16b, v9.16b\n"
-        "addp v10.16b, v10.16b, v11.16b\n"
-        "addp v12.16b, v12.16b, v13.16b\n"
-        "addp v14.16b, v14.16b, v15.16b\n"
-        ".ifnb \\limit\n"
-        "sri \\bits, \\before, #1\n"
-        ".endif\n"
-        "eor v9.16b, %[x4].16b, \\a\n"
-        "eor v11.16b, %[x4].16b, \\b\n"
-        "eor v13.16b, %[x5].16b, \\a\n"
-        "eor v15.16b, %[x5].16b, \\b\n"
-        "addp v8.16b, v8.16b, v10.16b\n"
-        "addp v12.16b, v12.16b, v14.16b\n"
-        "eor v10.16b, %[x6].16b, \\a\n"
-        "eor v14.16b, %[x6].16b, \\b\n"
-        "cnt v9.16b, v9.16b\n"
-        "cnt v11.16b, v11.16b\n"
-        "cnt v13.16b, v13.16b\n"
-        "cnt v15.16b, v15.16b\n"
-        "addp v30.16b, v8.16b, v12.16b\n"
-        "eor v8.16b, %[x7].16b, \\a\n"
-        "eor v12.16b, %[x7].16b, \\b\n"
-        "cnt v10.16b, v10.16b\n"
-        "cnt v14.16b, v14.16b\n"
-        "addp v9.16b, v9.16b, v11.16b\n"
-        "addp v13.16b, v13.16b, v15.16b\n"
-        "cnt v8.16b, v8.16b\n"
-        "cnt v12.16b, v12.16b\n"
-        "addp v10.16b, v10.16b, v14.16b\n"
-        "addp v9.16b, v9.16b, v13.16b\n"
-        "addp v8.16b, v8.16b, v12.16b\n"
-        "addp v10.16b, v10.16b, v8.16b\n"
-        "addp v31.16b, v9.16b, v10.16b\n"
-        ".endm\n"
-        ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
-        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[to_pairs]\n"
-        "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
-        "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[limit]], #8\n"
-        "rows v16.16b, v20.16b\n"
-        "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
-        "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
-        "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
-        "addp v30.16b, v30.16b, v31.16b\n"
-        "cmhi v28.16b, v27.16b, v30.16b\n"
-        "sri v28.16b, v29.16b, #1\n"
-        ".endm\n"
-        "1:\n"
-        "ldp q24, q25, [%[threshold]], #32\n"
-        "sli v24.8h, v25.8h, #8\n"
-        "str q24, [%[limit]]\n"
-        "eight_rows %[back]\n"
-        "eight_rows #64\n"
-        "str q28, [%[bits]], #16\n"
-        "sub %[limit], %[limit], #16\n"
-        "cmp %[bits], %[end]\n"
-        "b.ne 1b\n"
-        ".purgem rows\n"
-        ".purgem eight_rows\n"
-        : [w] "+r"(w), [threshold] "+r"(threshold), [bits] "+r"(bits)
-        : [limit] "r"(limits), [end] "r"(end), [to_pairs] "r"((size_t)128),
-          [back] "r"(-(size_t)64), [x0] "w"(x[0]), [x1] "w"(x[1]),
-          [x2] "w"(x[2]), [x3] "w"(x[3]), [x4] "w"(x[4]), [x5] "w"(x[5]),
-          [x6] "w"(x[6]), [x7] "w"(x[7])
-        : "memory", "cc", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
-          "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-          "v26", "v27", "v28", "v29", "v30", "v31");
-}
+    for (; M > 0; M -= TILE_NEON, in += 2 * TILE_NEON, out += row) {
+        const uint8_t *w = weights, *direction = directions;
+        const uint16_t *threshold = thresholds;
+        const uint64_t *x = in;
+        uint16_t *at = room[0];
+        uint64_t *to = out;
 
-/* Not inlined, so that benchmarks/arm sees it. */
-__attribute__((noinline)) static void
-b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
-                        const uint8_t *w, const uint16_t *threshold,
-                        const uint8_t *direction, uint64_t *out)
-{
-    const size_t row = words(N);
-    size_t m, n, i;
-
-    for (m = 0; m < M; m += TILE_NEON) {
-        const size_t count = min_size(TILE_NEON, M - m);
-        uint8x16_t x[TILE_NEON];
-
-        for (i = 0; i < TILE_NEON; i++)
-            x[i] = vreinterpretq_u8_u64(
-                vld1q_u64(in + 2 * (m + min_size(i, count - 1))));
-        for (n = 0; n < N; n += BLOCK_NEON) {
-            uint16_t quarters[4][TILE_NEON];
-
-            p1_block(x, w + 16 * n, threshold + n, quarters);
-            store_quarters(vld1q_u16_x4(quarters[0]),
-                           load_u64(direction + n / 8), count, row,
-                           out + m * row + n / BLOCK_NEON);
-        }
+        __asm__ volatile(
+            ".macro rows a, b, limit, before, bits\n"
+            "eor v8.16b, v0.16b, \\a\n"
+            "eor v9.16b, v0.16b, \\b\n"
+            "eor v10.16b, v1.16b, \\a\n"
+            "eor v11.16b, v1.16b, \\b\n"
+            "eor v12.16b, v2.16b, \\a\n"
+            "eor v13.16b, v2.16b, \\b\n"
+            "eor v14.16b, v3.16b, \\a\n"
+            "eor v15.16b, v3.16b, \\b\n"
+            ".ifnb \\limit\n"
+            "addp v30.16b, v30.16b, v31.16b\n"
+            ".endif\n"
+            "cnt v8.16b, v8.16b\n"
+            "cnt v9.16b, v9.16b\n"
+            "cnt v10.16b, v10.16b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v12.16b, v12.16b\n"
+            "cnt v13.16b, v13.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "cnt v15.16b, v15.16b\n"
+            ".ifnb \\limit\n"
+            "cmhi \\bits, \\limit, v30.16b\n"
+            ".endif\n"
+            "addp v8.16b, v8.16b, v9.16b\n"
+            "addp v10.16b, v10.16b, v11.16b\n"
+            "addp v12.16b, v12.16b, v13.16b\n"
+            "addp v14.16b, v14.16b, v15.16b\n"
+            ".ifnb \\limit\n"
+            "sri \\bits, \\before, #1\n"
+            ".endif\n"
+            "eor v9.16b, v4.16b, \\a\n"
+            "eor v11.16b, v4.16b, \\b\n"
+            "eor v13.16b, v5.16b, \\a\n"
+            "eor v15.16b, v5.16b, \\b\n"
+            "addp v8.16b, v8.16b, v10.16b\n"
+            "addp v12.16b, v12.16b, v14.16b\n"
+            "eor v10.16b, v6.16b, \\a\n"
+            "eor v14.16b, v6.16b, \\b\n"
+            "cnt v9.16b, v9.16b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v13.16b, v13.16b\n"
+            "cnt v15.16b, v15.16b\n"
+            "addp v30.16b, v8.16b, v12.16b\n"
+            "eor v8.16b, v7.16b, \\a\n"
+            "eor v12.16b, v7.16b, \\b\n"
+            "cnt v10.16b, v10.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "addp v9.16b, v9.16b, v11.16b\n"
+            "addp v13.16b, v13.16b, v15.16b\n"
+            "cnt v8.16b, v8.16b\n"
+            "cnt v12.16b, v12.16b\n"
+            "addp v10.16b, v10.16b, v14.16b\n"
+            "addp v9.16b, v9.16b, v13.16b\n"
+            "addp v8.16b, v8.16b, v12.16b\n"
+            "addp v10.16b, v10.16b, v8.16b\n"
+            "addp v31.16b, v9.16b, v10.16b\n"
+            ".endm\n"
+            ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
+            "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[pairs]\n"
+            "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
+            "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[room]], #8\n"
+            "rows v16.16b, v20.16b\n"
+            "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
+            "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
+            "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
+            "addp v30.16b, v30.16b, v31.16b\n"
+            "cmhi v28.16b, v27.16b, v30.16b\n"
+            "sri v28.16b, v29.16b, #1\n"
+            ".endm\n"
+            "ld1 {v0.2d, v1.2d, v2.2d, v3.2d}, [%[x]], #64\n"
+            "ld1 {v4.2d, v5.2d, v6.2d, v7.2d}, [%[x]]\n"
+            "1:\n"
+            "ldp q24, q25, [%[threshold]], #32\n"
+            "sli v24.8h, v25.8h, #8\n"
+            "str q24, [%[room]]\n"
+            "eight_rows %[back]\n"
+            "eight_rows #64\n"
+            "str q28, [%[room], #-16]\n"
+            "cmp %[room], %[full]\n"
+            "b.ne 1b\n"
+            "sub %[room], %[room], #64\n"
+            "ld1 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"
+            "ld4r {v12.8h, v13.8h, v14.8h, v15.8h}, [%[direction]], #8\n"
+            STORE_BLOCK("eor v8.16b, v8.16b, v12.16b\n"
+                        "eor v9.16b, v9.16b, v13.16b\n"
+                        "eor v10.16b, v10.16b, v14.16b\n"
+                        "eor v11.16b, v11.16b, v15.16b\n")
+            "cmp %[threshold], %[end]\n"
+            "b.ne 1b\n"
+            ".purgem rows\n"
+            ".purgem eight_rows\n"
+            : [x] "+&r"(x), [w] "+&r"(w), [threshold] "+&r"(threshold),
+              [direction] "+&r"(direction), [out] "+&r"(to),
+              [room] "+&r"(at)
+            : [full] "r"(room + 4), [end] "r"(threshold + N),
+              [pairs] "r"((size_t)128), [back] "r"(-(size_t)64),
+              [row] "r"(row), [next] "r"(next)
+            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
+              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+              "v26", "v27", "v28", "v29", "v30", "v31");
     }
 }
 
 /* ---- second convolution: 385 to 400 inputs ---- */
 
-/* As much of 32 rows as four positions need: a pair of rows i and i + 16. */
-struct pair {
-    uint16_t limit[8]; /* thresholds, four times each */
-    uint16_t tail[8];  /* inputs from 384 on, four times each */
-};
-
-/* Differing bits of the first 384 inputs of row w, at four positions. */
-static inline uint8x16_t four_positions(uint8x16_t x[4][3], const uint8_t *w)
-{
-    const uint8x16_t w0 = vld1q_u8(w), w1 = vld1q_u8(w + 16),
-                     w2 = vld1q_u8(w + 32);
-    uint8x16_t sum[4];
-    size_t i;
-
-    for (i = 0; i < 4; i++)
-        sum[i] = vaddq_u8(vaddq_u8(vcntq_u8(veorq_u8(x[i][0], w0)),
-                                   vcntq_u8(veorq_u8(x[i][1], w1))),
-                          vcntq_u8(veorq_u8(x[i][2], w2)));
-    return vpaddq_u8(vpaddq_u8(sum[0], sum[1]), vpaddq_u8(sum[2], sum[3]));
-}
-
+/* Rows i and i + 16 at four positions. A pair of rows has its thresholds and
+ * its inputs from 384 on in two vectors, one value for each sum.
+ *
+ * two: differing bits of a row at positions p and q, bytes. */
 static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
-                                   const uint8_t *w, const uint16_t *threshold,
+                                   const uint8_t *weights,
+                                   const uint16_t *threshold,
                                    const uint8_t *direction, uint64_t *out)
 {
-    enum { ROW = 56 }; /* bytes of 7 words */
-    struct pair pairs[HALF_NEON / 2];
-    size_t m, n, i, k;
+    enum { ROW = 56, PAIRS = HALF_NEON / 2 }; /* bytes of 7 words */
+    uint16x4_t pairs[PAIRS][4];
+    uint32_t bits[4];
+    size_t m, n, i;
 
-    for (n = 0; n < N; n += HALF_NEON, w += HALF_NEON * ROW) {
-        const uint32_t flip = load_u32(direction + n / 8);
-
-        for (i = 0; i < HALF_NEON / 2; i++) {
-            const uint8_t *a = w + ROW * i + 48, *b = a + ROW * (HALF_NEON / 2);
-
-            vst1q_u16(
-                pairs[i].limit,
-                vcombine_u16(vdup_n_u16(threshold[n + i]),
-                             vdup_n_u16(threshold[n + i + HALF_NEON / 2])));
-            vst1q_u16(pairs[i].tail, vcombine_u16(vdup_n_u16(load_u16(a)),
-                                                  vdup_n_u16(load_u16(b))));
+    for (n = 0; n < N; n += HALF_NEON, weights += HALF_NEON * ROW) {
+        for (i = 0; i < HALF_NEON; i++) {
+            pairs[i % PAIRS][i / PAIRS] = vdup_n_u16(threshold[n + i]);
+            pairs[i % PAIRS][2 + i / PAIRS] =
+                vdup_n_u16(load_u16(weights + ROW * i + 48));
         }
         for (m = 0; m < M; m += 4) {
-            uint8x16_t x[4][3];
-            uint16_t tails[4];
-            uint16x8_t tail, bits = vdupq_n_u16(0);
+            const uint64_t *x = in + 7 * m, *tail = x + 6;
+            const uint8_t *a = weights, *b = weights + PAIRS * ROW;
+            const uint16x4_t *pair = pairs[0], *end = pairs[PAIRS];
 
+            __asm__ volatile(
+                ".macro two d, p0, p1, p2, q0, q1, q2, w0, w1, w2\n"
+                "eor \\d, \\p0\\().16b, \\w0\n"
+                "eor v25.16b, \\q0\\().16b, \\w0\n"
+                "eor v26.16b, \\p1\\().16b, \\w1\n"
+                "eor v27.16b, \\q1\\().16b, \\w1\n"
+                "eor v28.16b, \\p2\\().16b, \\w2\n"
+                "eor v29.16b, \\q2\\().16b, \\w2\n"
+                "cnt \\d, \\d\n"
+                "cnt v25.16b, v25.16b\n"
+                "cnt v26.16b, v26.16b\n"
+                "cnt v27.16b, v27.16b\n"
+                "cnt v28.16b, v28.16b\n"
+                "cnt v29.16b, v29.16b\n"
+                "add \\d, \\d, v26.16b\n"
+                "add v25.16b, v25.16b, v27.16b\n"
+                "add \\d, \\d, v28.16b\n"
+                "add v25.16b, v25.16b, v29.16b\n"
+                "addp \\d, \\d, v25.16b\n"
+                ".endm\n"
+                ".macro four d, e, w0, w1, w2\n"
+                "two \\d, v0, v1, v2, v3, v4, v5, \\w0, \\w1, \\w2\n"
+                "two \\e, v6, v7, v8, v9, v10, v11, \\w0, \\w1, \\w2\n"
+                "addp \\d, \\d, \\e\n"
+                ".endm\n"
+                ".macro pair before, bits\n"
+                "ld1 {v16.16b, v17.16b, v18.16b}, [%[a]], %[row]\n"
+                "ld1 {v19.16b, v20.16b, v21.16b}, [%[b]], %[row]\n"
+                "ldp q22, q23, [%[pair]], #32\n"
+                "four v13.16b, v24.16b, v16.16b, v17.16b, v18.16b\n"
+                "eor v23.16b, v23.16b, v12.16b\n"
+                "four v14.16b, v24.16b, v19.16b, v20.16b, v21.16b\n"
+                "cnt v23.16b, v23.16b\n"
+                "addp v13.16b, v13.16b, v14.16b\n"
+                "add v13.16b, v13.16b, v23.16b\n"
+                "uaddlp v13.8h, v13.16b\n"
+                "cmhi \\bits, v22.8h, v13.8h\n"
+                "sri \\bits, \\before, #1\n"
+                ".endm\n"
+                "ld1 {v0.2d, v1.2d, v2.2d}, [%[x]], %[row]\n"
+                "ld1 {v3.2d, v4.2d, v5.2d}, [%[x]], %[row]\n"
+                "ld1 {v6.2d, v7.2d, v8.2d}, [%[x]], %[row]\n"
+                "ld1 {v9.2d, v10.2d, v11.2d}, [%[x]]\n"
+                "ld1 {v12.h}[0], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[1], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[2], [%[tail]], %[row]\n"
+                "ld1 {v12.h}[3], [%[tail]]\n"
+                "mov v12.d[1], v12.d[0]\n"
+                "1:\n"
+                "pair v30.8h, v31.8h\n"
+                "pair v31.8h, v30.8h\n"
+                "cmp %[pair], %[end]\n"
+                "b.ne 1b\n"
+                "mov v31.d[0], v30.d[1]\n" /* rows from 16 on to the others */
+                "zip1 v30.8h, v30.8h, v31.8h\n"
+                "str q30, [%[bits]]\n"
+                ".purgem two\n"
+                ".purgem four\n"
+                ".purgem pair\n"
+                : [x] "+&r"(x), [tail] "+&r"(tail), [a] "+&r"(a),
+                  [b] "+&r"(b), [pair] "+&r"(pair)
+                : [end] "r"(end), [bits] "r"(bits), [row] "r"((size_t)ROW)
+                : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6",
+                  "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v16",
+                  "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+                  "v26", "v27", "v28", "v29", "v30", "v31");
             for (i = 0; i < 4; i++) {
-                const uint64_t *at = in + 7 * min_size(m + i, M - 1);
+                const uint64_t half = bits[i] ^ load_u32(direction + n / 8);
+                uint64_t *to = out + (m + i) * words(N) + n / BLOCK_NEON;
 
-                for (k = 0; k < 3; k++)
-                    x[i][k] = vreinterpretq_u8_u64(vld1q_u64(at + 2 * k));
-                tails[i] = (uint16_t)at[6];
-            }
-            tail = vcombine_u16(vld1_u16(tails), vld1_u16(tails));
-            for (i = 0; i < HALF_NEON / 2; i++) {
-                const uint8_t *a = w + ROW * i, *b = a + ROW * (HALF_NEON / 2);
-                const uint16x8_t rest =
-                    veorq_u16(tail, vld1q_u16(pairs[i].tail));
-                const uint8x16_t sums = vaddq_u8(
-                    vpaddq_u8(four_positions(x, a), four_positions(x, b)),
-                    vcntq_u8(vreinterpretq_u8_u16(rest)));
-
-                bits = vsriq_n_u16(
-                    vcltq_u16(vpaddlq_u8(sums), vld1q_u16(pairs[i].limit)),
-                    bits, 1);
-            }
-            {
-                /* Rows 0 to 15 are in the low half, 16 to 31 in the high. */
-                const uint16x8_t both =
-                    vzip1q_u16(bits, vextq_u16(bits, bits, 4));
-                uint32_t words32[4];
-
-                vst1q_u32(words32, veorq_u32(vreinterpretq_u32_u16(both),
-                                             vdupq_n_u32(flip)));
-                for (i = 0; i < min_size(4, M - m); i++) {
-                    uint64_t *word = out + (m + i) * words(N) + n / BLOCK_NEON;
-
-                    *word = n % BLOCK_NEON
-                                ? *word | (uint64_t)words32[i] << HALF_NEON
-                                : words32[i];
-                }
+                *to = n % BLOCK_NEON ? *to | half << HALF_NEON : half;
             }
         }
     }
 }
 
-/* ---- pointwise 2, fc: 256 inputs ---- */
+/* ---- pointwise 2, fc: 256 inputs, whole blocks of outputs ---- */
 
-/* 64 rows of four words each at 8 positions onto the stream; after every four
- * rows, the sign bits of the last sixteen.
- *
- * positions: one row, in a and b, at positions p and q, bytes of d. The second
+/* positions: one row, in a and b, at positions p and q, bytes of d. The second
  * half of x is inverted: its counts are of equal bits, 8 - d a byte, and less
  * those of the first half they are centred on zero, with no constant to add.
  * row: 128 - d at 8 positions, in d.
  * real: from that to the new values in low and high, where the old ones are;
  * their signs go into `bits`, on top of the bits of the rows before. */
-static void p2_block(uint8x16_t x[TILE_NEON][2], const uint8_t *w,
-                     const float *scale, const float *bias, float slope,
-                     float *stream, uint16_t signs[16][TILE_NEON])
-{
-    uint16_t(*end)[TILE_NEON] = signs + 16;
-
-    __asm__ volatile(
-        ".macro positions d, e, f, g, p0, p1, q0, q1, a, b\n"
-        "eor \\d, \\p0\\().16b, \\a\n"
-        "eor \\e, \\p1\\().16b, \\b\n"
-        "eor \\f, \\q0\\().16b, \\a\n"
-        "eor \\g, \\q1\\().16b, \\b\n"
-        "cnt \\d, \\d\n"
-        "cnt \\e, \\e\n"
-        "cnt \\f, \\f\n"
-        "cnt \\g, \\g\n"
-        "sub \\d, \\e, \\d\n"
-        "sub \\f, \\g, \\f\n"
-        "addp \\d, \\d, \\f\n"
-        ".endm\n"
-        ".macro row d, a, b\n"
-        "positions v\\d\\().16b, v25.16b, v26.16b, v27.16b, "
-        "%[x00], %[x01], %[x10], %[x11], \\a, \\b\n"
-        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
-        "%[x20], %[x21], %[x30], %[x31], \\a, \\b\n"
-        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
-        "positions v25.16b, v26.16b, v27.16b, v28.16b, "
-        "%[x40], %[x41], %[x50], %[x51], \\a, \\b\n"
-        "positions v26.16b, v27.16b, v28.16b, v29.16b, "
-        "%[x60], %[x61], %[x70], %[x71], \\a, \\b\n"
-        "addp v25.16b, v25.16b, v26.16b\n"
-        "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
-        "saddlp v\\d\\().8h, v\\d\\().16b\n"
-        ".endm\n"
-        ".macro real sum, scale, bias, low, high, before, bits\n"
-        "sshll v25.4s, v\\sum\\().4h, #1\n"
-        "sshll2 v26.4s, v\\sum\\().8h, #1\n"
-        "scvtf v25.4s, v25.4s\n"
-        "scvtf v26.4s, v26.4s\n"
-        "fmul v25.4s, v25.4s, \\scale\n"
-        "fmul v26.4s, v26.4s, \\scale\n"
-        "fadd v25.4s, v25.4s, \\bias\n"
-        "fadd v26.4s, v26.4s, \\bias\n"
-        "fmul v27.4s, v25.4s, v22.4s\n"
-        "fmul v31.4s, v26.4s, v22.4s\n"
-        "fmax v25.4s, v25.4s, v27.4s\n"
-        "fmax v26.4s, v26.4s, v31.4s\n"
-        "fadd v\\low\\().4s, v\\low\\().4s, v25.4s\n"
-        "fadd v\\high\\().4s, v\\high\\().4s, v26.4s\n"
-        "uzp2 \\bits, v\\low\\().8h, v\\high\\().8h\n"
-        "sri \\bits, \\before, #1\n"
-        ".endm\n"
-        ".macro two_rows scale0, scale1\n"
-        "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"
-        "row 23, v16.16b, v17.16b\n"
-        "row 24, v18.16b, v19.16b\n"
-        "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"
-        "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"
-        "real 23, \\scale0, v28.4s, 16, 17, v20.8h, v21.8h\n"
-        "real 24, \\scale1, v29.4s, 18, 19, v21.8h, v20.8h\n"
-        "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
-        ".endm\n"
-        "ld1r {v22.4s}, [%[slope]]\n"
-        "1:\n"
-        "ldr q30, [%[scale]], #16\n"
-        "two_rows v30.s[0], v30.s[1]\n"
-        "two_rows v30.s[2], v30.s[3]\n"
-        "str q20, [%[signs]], #16\n"
-        "cmp %[signs], %[end]\n"
-        "b.ne 1b\n"
-        ".purgem positions\n"
-        ".purgem row\n"
-        ".purgem real\n"
-        ".purgem two_rows\n"
-        : [w] "+r"(w), [scale] "+r"(scale), [bias] "+r"(bias),
-          [stream] "+r"(stream), [signs] "+r"(signs)
-        : [slope] "r"(&slope), [end] "r"(end), [x00] "w"(x[0][0]),
-          [x01] "w"(x[0][1]), [x10] "w"(x[1][0]), [x11] "w"(x[1][1]),
-          [x20] "w"(x[2][0]), [x21] "w"(x[2][1]), [x30] "w"(x[3][0]),
-          [x31] "w"(x[3][1]), [x40] "w"(x[4][0]), [x41] "w"(x[4][1]),
-          [x50] "w"(x[5][0]), [x51] "w"(x[5][1]), [x60] "w"(x[6][0]),
-          [x61] "w"(x[6][1]), [x70] "w"(x[7][0]), [x71] "w"(x[7][1])
-        : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
-          "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
-}
-
 static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
-                                   const uint8_t *w, const float *affine,
+                                   const uint8_t *weights, const float *affine,
                                    float slope, float *stream, uint64_t *sign)
 {
-    const size_t row = words(N);
-    size_t m, n, i;
+    const size_t row = 8 * words(N), next = 8 - 8 * row;
+    uint16_t room[16][TILE_NEON]; /* the last of four vectors counts */
 
-    for (m = 0; m < M; m += TILE_NEON, stream += TILE_NEON * N) {
-        const size_t count = min_size(TILE_NEON, M - m);
-        uint8x16_t x[TILE_NEON][2];
+    for (; M > 0; M -= TILE_NEON, in += 4 * TILE_NEON, sign += row) {
+        const float *scale = affine, *bias = affine + N;
+        const uint8_t *w = weights;
+        const uint64_t *x = in;
+        uint16_t *at = room[0];
+        uint64_t *to = sign;
 
-        for (i = 0; i < TILE_NEON; i++) {
-            const uint64_t *at = in + 4 * (m + min_size(i, count - 1));
-
-            x[i][0] = vreinterpretq_u8_u64(vld1q_u64(at));
-            x[i][1] = vmvnq_u8(vreinterpretq_u8_u64(vld1q_u64(at + 2)));
-        }
-        for (n = 0; n < N; n += BLOCK_NEON) {
-            uint16_t signs[16][TILE_NEON];
-            uint16x8x4_t quarters;
-
-            p2_block(x, w + 32 * n, affine + n, affine + N + n, slope,
-                     stream + n * TILE_NEON, signs);
-            for (i = 0; i < 4; i++)
-                quarters.val[i] = vld1q_u16(signs[4 * i + 3]);
-            store_quarters(quarters, ~(uint64_t)0, count, row,
-                           sign + m * row + n / BLOCK_NEON);
-        }
+        __asm__ volatile(
+            ".macro positions d, e, f, g, p0, p1, q0, q1, a, b\n"
+            "eor v\\d\\().16b, v\\p0\\().16b, \\a\n"
+            "eor v\\e\\().16b, v\\p1\\().16b, \\b\n"
+            "eor v\\f\\().16b, v\\q0\\().16b, \\a\n"
+            "eor v\\g\\().16b, v\\q1\\().16b, \\b\n"
+            "cnt v\\d\\().16b, v\\d\\().16b\n"
+            "cnt v\\e\\().16b, v\\e\\().16b\n"
+            "cnt v\\f\\().16b, v\\f\\().16b\n"
+            "cnt v\\g\\().16b, v\\g\\().16b\n"
+            "sub v\\d\\().16b, v\\e\\().16b, v\\d\\().16b\n"
+            "sub v\\f\\().16b, v\\g\\().16b, v\\f\\().16b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v\\f\\().16b\n"
+            ".endm\n"
+            ".macro row d, a, b\n"
+            "positions \\d, 25, 26, 27, 0, 1, 2, 3, \\a, \\b\n"
+            "positions 25, 26, 27, 28, 4, 5, 6, 7, \\a, \\b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+            "positions 25, 26, 27, 28, 8, 9, 10, 11, \\a, \\b\n"
+            "positions 26, 27, 28, 29, 12, 13, 14, 15, \\a, \\b\n"
+            "addp v25.16b, v25.16b, v26.16b\n"
+            "addp v\\d\\().16b, v\\d\\().16b, v25.16b\n"
+            "saddlp v\\d\\().8h, v\\d\\().16b\n"
+            ".endm\n"
+            ".macro real sum, scale, bias, low, high, before, bits\n"
+            "sshll v25.4s, v\\sum\\().4h, #1\n"
+            "sshll2 v26.4s, v\\sum\\().8h, #1\n"
+            "scvtf v25.4s, v25.4s\n"
+            "scvtf v26.4s, v26.4s\n"
+            "fmul v25.4s, v25.4s, \\scale\n"
+            "fmul v26.4s, v26.4s, \\scale\n"
+            "fadd v25.4s, v25.4s, \\bias\n"
+            "fadd v26.4s, v26.4s, \\bias\n"
+            "fmul v27.4s, v25.4s, v22.4s\n"
+            "fmul v31.4s, v26.4s, v22.4s\n"
+            "fmax v25.4s, v25.4s, v27.4s\n"
+            "fmax v26.4s, v26.4s, v31.4s\n"
+            "fadd v\\low\\().4s, v\\low\\().4s, v25.4s\n"
+            "fadd v\\high\\().4s, v\\high\\().4s, v26.4s\n"
+            "uzp2 \\bits, v\\low\\().8h, v\\high\\().8h\n"
+            "sri \\bits, \\before, #1\n"
+            ".endm\n"
+            ".macro two_rows scale0, scale1\n"
+            "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], #64\n"
+            "row 23, v16.16b, v17.16b\n"
+            "row 24, v18.16b, v19.16b\n"
+            "ld1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]]\n"
+            "ld2r {v28.4s, v29.4s}, [%[bias]], #8\n"
+            "real 23, \\scale0, v28.4s, 16, 17, v20.8h, v21.8h\n"
+            "real 24, \\scale1, v29.4s, 18, 19, v21.8h, v20.8h\n"
+            "st1 {v16.4s, v17.4s, v18.4s, v19.4s}, [%[stream]], #64\n"
+            ".endm\n"
+            "ld1r {v22.4s}, [%[slope]]\n"
+            "1:\n"
+            "ld1 {v0.2d, v1.2d, v2.2d, v3.2d}, [%[x]], #64\n"
+            "ld1 {v4.2d, v5.2d, v6.2d, v7.2d}, [%[x]], #64\n"
+            "ld1 {v8.2d, v9.2d, v10.2d, v11.2d}, [%[x]], #64\n"
+            "ld1 {v12.2d, v13.2d, v14.2d, v15.2d}, [%[x]]\n"
+            "sub %[x], %[x], #192\n"
+            ".irp v, 1, 3, 5, 7, 9, 11, 13, 15\n"
+            "mvn v\\v\\().16b, v\\v\\().16b\n"
+            ".endr\n"
+            "2:\n"
+            "ldr q30, [%[scale]], #16\n"
+            "two_rows v30.s[0], v30.s[1]\n"
+            "two_rows v30.s[2], v30.s[3]\n"
+            "str q20, [%[room]], #16\n"
+            "cmp %[room], %[full]\n"
+            "b.ne 2b\n"
+            "sub %[room], %[room], #256\n"
+            "ldr q8, [%[room], #48]\n"
+            "ldr q9, [%[room], #112]\n"
+            "ldr q10, [%[room], #176]\n"
+            "ldr q11, [%[room], #240]\n"
+            STORE_BLOCK("mvn v8.16b, v8.16b\n"
+                        "mvn v9.16b, v9.16b\n"
+                        "mvn v10.16b, v10.16b\n"
+                        "mvn v11.16b, v11.16b\n")
+            "cmp %[scale], %[end]\n"
+            "b.ne 1b\n"
+            ".purgem positions\n"
+            ".purgem row\n"
+            ".purgem real\n"
+            ".purgem two_rows\n"
+            : [x] "+&r"(x), [w] "+&r"(w), [scale] "+&r"(scale),
+              [bias] "+&r"(bias), [stream] "+&r"(stream), [out] "+&r"(to),
+              [room] "+&r"(at)
+            : [full] "r"(room + 16), [end] "r"(affine + N),
+              [slope] "r"(&slope), [row] "r"(row), [next] "r"(next)
+            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
+              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
+              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+              "v26", "v27", "v28", "v29", "v30", "v31");
     }
 }
 
@@ -826,350 +822,228 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- first convolution ---- */
+/* ---- first convolution: 5 x 5, every second position ---- */
 
-/* The highest bytes of the sums of 16 channels at four positions. They start
- * at minus the threshold, so that their signs tell.
- * x [rows][pitch], w [rows][5][16] */
-static inline void five_columns(size_t rows, size_t step, size_t pitch,
-                                const uint8_t *x, const int16_t *w,
-                                const int32x4_t start[4], int8x16_t top[4])
+/* The weights of 16 channels. Row r has its columns 0 to 3 at 4 r; its column 4
+ * is at 20 + r: one layout for products of two taps and of four. */
+struct conv_tile {
+    int32_t middle[CHANNELS_NEON]; /* sums of 128 w: here inputs are x - 128 */
+    int8_t w[CHANNELS_NEON][32];
+};
+
+/* Tiles if the shape has them, and the weights as they were for all others. */
+struct conv_weights {
+    enum { ONE_TAP, TWO_TAPS, FOUR_TAPS } at_once;
+    struct conv_tile tile[];
+};
+
+static size_t conv_tiles(size_t N, size_t rows, size_t columns)
 {
-    const uint8_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-    register int8x16_t top0 __asm__("v16");
-    register int8x16_t top1 __asm__("v20");
-    register int8x16_t top2 __asm__("v24");
-    register int8x16_t top3 __asm__("v28");
-
-    __asm__ volatile(
-        "mov v16.16b, %[start0].16b\n"
-        "mov v17.16b, %[start1].16b\n"
-        "mov v18.16b, %[start2].16b\n"
-        "mov v19.16b, %[start3].16b\n"
-        "mov v20.16b, %[start0].16b\n"
-        "mov v21.16b, %[start1].16b\n"
-        "mov v22.16b, %[start2].16b\n"
-        "mov v23.16b, %[start3].16b\n"
-        "mov v24.16b, %[start0].16b\n"
-        "mov v25.16b, %[start1].16b\n"
-        "mov v26.16b, %[start2].16b\n"
-        "mov v27.16b, %[start3].16b\n"
-        "mov v28.16b, %[start0].16b\n"
-        "mov v29.16b, %[start1].16b\n"
-        "mov v30.16b, %[start2].16b\n"
-        "mov v31.16b, %[start3].16b\n"
-        "1:\n"
-        "ld1 {v0.8b}, [%[x0]], %[pitch]\n"
-        "ld1 {v1.8b}, [%[x1]], %[pitch]\n"
-        "ld1 {v2.8b}, [%[x2]], %[pitch]\n"
-        "ld1 {v3.8b}, [%[x3]], %[pitch]\n"
-        "ushll v0.8h, v0.8b, #0\n"
-        "ushll v1.8h, v1.8b, #0\n"
-        "ushll v2.8h, v2.8b, #0\n"
-        "ushll v3.8h, v3.8b, #0\n"
-        ".irp lane, 0, 1, 2, 3, 4\n"
-        "ld1 {v4.8h, v5.8h}, [%[w]], #32\n"
-        "smlal  v16.4s, v4.4h, v0.h[\\lane]\n"
-        "smlal2 v17.4s, v4.8h, v0.h[\\lane]\n"
-        "smlal  v18.4s, v5.4h, v0.h[\\lane]\n"
-        "smlal2 v19.4s, v5.8h, v0.h[\\lane]\n"
-        "smlal  v20.4s, v4.4h, v1.h[\\lane]\n"
-        "smlal2 v21.4s, v4.8h, v1.h[\\lane]\n"
-        "smlal  v22.4s, v5.4h, v1.h[\\lane]\n"
-        "smlal2 v23.4s, v5.8h, v1.h[\\lane]\n"
-        "smlal  v24.4s, v4.4h, v2.h[\\lane]\n"
-        "smlal2 v25.4s, v4.8h, v2.h[\\lane]\n"
-        "smlal  v26.4s, v5.4h, v2.h[\\lane]\n"
-        "smlal2 v27.4s, v5.8h, v2.h[\\lane]\n"
-        "smlal  v28.4s, v4.4h, v3.h[\\lane]\n"
-        "smlal2 v29.4s, v4.8h, v3.h[\\lane]\n"
-        "smlal  v30.4s, v5.4h, v3.h[\\lane]\n"
-        "smlal2 v31.4s, v5.8h, v3.h[\\lane]\n"
-        ".endr\n"
-        "subs %[rows], %[rows], #1\n"
-        "b.ne 1b\n"
-        "uzp2 v16.8h, v16.8h, v17.8h\n"
-        "uzp2 v18.8h, v18.8h, v19.8h\n"
-        "uzp2 v20.8h, v20.8h, v21.8h\n"
-        "uzp2 v22.8h, v22.8h, v23.8h\n"
-        "uzp2 v24.8h, v24.8h, v25.8h\n"
-        "uzp2 v26.8h, v26.8h, v27.8h\n"
-        "uzp2 v28.8h, v28.8h, v29.8h\n"
-        "uzp2 v30.8h, v30.8h, v31.8h\n"
-        "uzp2 v16.16b, v16.16b, v18.16b\n"
-        "uzp2 v20.16b, v20.16b, v22.16b\n"
-        "uzp2 v24.16b, v24.16b, v26.16b\n"
-        "uzp2 v28.16b, v28.16b, v30.16b\n"
-        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
-          [x3] "+r"(x3), [w] "+r"(w), "=&w"(top0), "=&w"(top1), "=&w"(top2),
-          "=&w"(top3)
-        : [pitch] "r"(pitch), [start0] "w"(start[0]), [start1] "w"(start[1]),
-          [start2] "w"(start[2]), [start3] "w"(start[3])
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v17", "v18",
-          "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30", "v31");
-    top[0] = top0;
-    top[1] = top1;
-    top[2] = top2;
-    top[3] = top3;
+    return rows == 5 && columns == 5 ? (N + CHANNELS_NEON - 1) / CHANNELS_NEON
+                                     : 0;
 }
 
-/* The same for five to eight columns, by SDOT.
- * x [rows][pitch], w4 [rows][2][16][4] */
-static inline void eight_columns(size_t rows, size_t step, size_t pitch,
-                                 const uint8_t *x, const int8_t *w4,
-                                 const int32x4_t start[4], int8x16_t top[4])
-{
-    const uint8_t *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step;
-    register int8x16_t top0 __asm__("v16");
-    register int8x16_t top1 __asm__("v20");
-    register int8x16_t top2 __asm__("v24");
-    register int8x16_t top3 __asm__("v28");
-
-    __asm__ volatile(
-        /* sdot v[d].4s, v[w].16b, v[x].4b[four], for any assembler. */
-        ".macro dot_four d, w, x, four\n"
-        ".inst 0x4f80e000 | \\four << 21 | \\x << 16 | \\w << 5 | \\d\n"
-        ".endm\n"
-        "mov v16.16b, %[start0].16b\n"
-        "mov v17.16b, %[start1].16b\n"
-        "mov v18.16b, %[start2].16b\n"
-        "mov v19.16b, %[start3].16b\n"
-        "mov v20.16b, %[start0].16b\n"
-        "mov v21.16b, %[start1].16b\n"
-        "mov v22.16b, %[start2].16b\n"
-        "mov v23.16b, %[start3].16b\n"
-        "mov v24.16b, %[start0].16b\n"
-        "mov v25.16b, %[start1].16b\n"
-        "mov v26.16b, %[start2].16b\n"
-        "mov v27.16b, %[start3].16b\n"
-        "mov v28.16b, %[start0].16b\n"
-        "mov v29.16b, %[start1].16b\n"
-        "mov v30.16b, %[start2].16b\n"
-        "mov v31.16b, %[start3].16b\n"
-        "1:\n"
-        "ld1 {v0.8b}, [%[x0]], %[pitch]\n"
-        "ld1 {v1.8b}, [%[x1]], %[pitch]\n"
-        "ld1 {v2.8b}, [%[x2]], %[pitch]\n"
-        "ld1 {v3.8b}, [%[x3]], %[pitch]\n"
-        "eor v0.8b, v0.8b, %[flip].8b\n"
-        "eor v1.8b, v1.8b, %[flip].8b\n"
-        "eor v2.8b, v2.8b, %[flip].8b\n"
-        "eor v3.8b, v3.8b, %[flip].8b\n"
-        ".irp four, 0, 1\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[w4]], #64\n"
-        "dot_four 16, 4, 0, \\four\n"
-        "dot_four 17, 5, 0, \\four\n"
-        "dot_four 18, 6, 0, \\four\n"
-        "dot_four 19, 7, 0, \\four\n"
-        "dot_four 20, 4, 1, \\four\n"
-        "dot_four 21, 5, 1, \\four\n"
-        "dot_four 22, 6, 1, \\four\n"
-        "dot_four 23, 7, 1, \\four\n"
-        "dot_four 24, 4, 2, \\four\n"
-        "dot_four 25, 5, 2, \\four\n"
-        "dot_four 26, 6, 2, \\four\n"
-        "dot_four 27, 7, 2, \\four\n"
-        "dot_four 28, 4, 3, \\four\n"
-        "dot_four 29, 5, 3, \\four\n"
-        "dot_four 30, 6, 3, \\four\n"
-        "dot_four 31, 7, 3, \\four\n"
-        ".endr\n"
-        "subs %[rows], %[rows], #1\n"
-        "b.ne 1b\n"
-        ".purgem dot_four\n"
-        "uzp2 v16.8h, v16.8h, v17.8h\n"
-        "uzp2 v18.8h, v18.8h, v19.8h\n"
-        "uzp2 v20.8h, v20.8h, v21.8h\n"
-        "uzp2 v22.8h, v22.8h, v23.8h\n"
-        "uzp2 v24.8h, v24.8h, v25.8h\n"
-        "uzp2 v26.8h, v26.8h, v27.8h\n"
-        "uzp2 v28.8h, v28.8h, v29.8h\n"
-        "uzp2 v30.8h, v30.8h, v31.8h\n"
-        "uzp2 v16.16b, v16.16b, v18.16b\n"
-        "uzp2 v20.16b, v20.16b, v22.16b\n"
-        "uzp2 v24.16b, v24.16b, v26.16b\n"
-        "uzp2 v28.16b, v28.16b, v30.16b\n"
-        : [rows] "+r"(rows), [x0] "+r"(x), [x1] "+r"(x1), [x2] "+r"(x2),
-          [x3] "+r"(x3), [w4] "+r"(w4), "=&w"(top0), "=&w"(top1), "=&w"(top2),
-          "=&w"(top3)
-        : [pitch] "r"(pitch), [flip] "w"(vdupq_n_u8(128)),
-          [start0] "w"(start[0]), [start1] "w"(start[1]),
-          [start2] "w"(start[2]), [start3] "w"(start[3])
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v17",
-          "v18", "v19", "v21", "v22", "v23", "v25", "v26", "v27", "v29", "v30",
-          "v31");
-    top[0] = top0;
-    top[1] = top1;
-    top[2] = top2;
-    top[3] = top3;
-}
-
-/* The same for any number of columns. */
-static void any_columns(size_t rows, size_t columns, size_t step, size_t pitch,
-                        const uint8_t *x, const int16_t *w,
-                        const int32x4_t start[4], int8x16_t top[4])
-{
-    size_t m, i, j, k;
-
-    for (m = 0; m < 4; m++) {
-        const int16_t *weight = w;
-        int32x4_t s[4];
-        int16x8_t low, high;
-
-        for (k = 0; k < 4; k++)
-            s[k] = start[k];
-        for (i = 0; i < rows; i++)
-            for (j = 0; j < columns; j++, weight += CHANNELS_NEON) {
-                const int16_t in = x[m * step + i * pitch + j];
-
-                for (k = 0; k < 4; k++)
-                    s[k] = vmlal_n_s16(s[k], vld1_s16(weight + 4 * k), in);
-            }
-        low = vuzp2q_s16(vreinterpretq_s16_s32(s[0]),
-                         vreinterpretq_s16_s32(s[1]));
-        high = vuzp2q_s16(vreinterpretq_s16_s32(s[2]),
-                          vreinterpretq_s16_s32(s[3]));
-        top[m] =
-            vuzp2q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high));
-    }
-}
-
-/* 16 bits of each of four positions: 1 where a byte is below zero. */
-static inline uint64_t below_zero(const int8x16_t top[4])
-{
-    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128,
-                                       1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t place = vld1q_u8(places);
-    const uint8x16_t pair0 = vpaddq_u8(vandq_u8(vcltzq_s8(top[0]), place),
-                                       vandq_u8(vcltzq_s8(top[1]), place));
-    const uint8x16_t pair1 = vpaddq_u8(vandq_u8(vcltzq_s8(top[2]), place),
-                                       vandq_u8(vcltzq_s8(top[3]), place));
-    const uint8x16_t all = vpaddq_u8(pair0, pair1);
-
-    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
-}
-
-/* Weights as i16 [N/16][rows][columns][16], zeros after the last. */
 static void i8_pack__neon(size_t N, size_t rows, size_t columns,
                           const uint8_t *w, uint8_t *packed)
 {
-    const size_t K = rows * columns;
-    int16_t *out = (int16_t *)packed;
-    size_t n, k, i;
+    struct conv_weights *weights = (struct conv_weights *)packed;
+    const size_t tiles = conv_tiles(N, rows, columns);
+    size_t n, k;
 
-    for (n = 0; n < N; n += CHANNELS_NEON)
-        for (k = 0; k < K; k++)
-            for (i = n; i < n + CHANNELS_NEON; i++)
-                *out++ = i < N ? (int8_t)w[i * K + k] : 0;
+    weights->at_once = tiles > 0 ? TWO_TAPS : ONE_TAP;
+    memset(weights->tile, 0, tiles * sizeof *weights->tile);
+    memcpy(weights->tile + tiles, w, N * rows * columns);
+    for (n = 0; tiles > 0 && n < N; n++) {
+        struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
+        size_t least = 0;
+
+        for (k = 0; k < 25; k++) {
+            const int8_t weight = (int8_t)*w++;
+
+            tile->w[n % CHANNELS_NEON]
+                   [k % 5 < 4 ? k / 5 * 4 + k % 5 : 20 + k / 5] = weight;
+            tile->middle[n % CHANNELS_NEON] += 128 * weight;
+            least += weight == -128;
+        }
+        if (least > 1) /* two products may not fit 16 bits */
+            weights->at_once = ONE_TAP;
+    }
 }
 
-static int is_dot(size_t columns)
-{
-    return columns >= 5 && columns <= 8;
-}
-
-/* For SDOT as i8 [rows][2][16][4] for each 16 outputs, behind their sums of
- * 128 w: SDOT takes signed inputs, x - 128. */
 static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
                               const uint8_t *w, uint8_t *packed)
 {
-    size_t n, r, c, i;
-
-    if (!is_dot(columns)) {
-        i8_pack__neon(N, rows, columns, w, packed);
-        return;
-    }
-    for (n = 0; n < N; n += CHANNELS_NEON) {
-        int32_t *sum = (int32_t *)packed;
-
-        memset(sum, 0, 4 * CHANNELS_NEON);
-        packed += 4 * CHANNELS_NEON;
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < 8; c++)
-                for (i = 0; i < CHANNELS_NEON; i++) {
-                    const uint8_t weight =
-                        n + i < N && c < columns
-                            ? w[((n + i) * rows + r) * columns + c]
-                            : 0;
-
-                    packed[((2 * r + c / 4) * CHANNELS_NEON + i) * 4 + c % 4] =
-                        weight;
-                    sum[i] += 128 * (int8_t)weight;
-                }
-        packed += rows * 8 * CHANNELS_NEON;
-    }
+    i8_pack__neon(N, rows, columns, w, packed);
+    if (conv_tiles(N, rows, columns) > 0)
+        ((struct conv_weights *)packed)->at_once = FOUR_TAPS;
 }
 
-static inline void conv_bits(int dot, size_t M, size_t N, size_t rows,
-                             size_t columns, const uint8_t *x, size_t step,
-                             size_t pitch, const uint8_t *w,
-                             const int32_t *threshold, const uint8_t *direction,
-                             uint64_t *out)
+/* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
+ * `start`, is below zero. A vector of x has two taps of each position side by
+ * side: two products of each add up in 16 bits, two of those sums in 32. */
+static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
+                             const int32_t *start, uint16_t bits[TILE_NEON])
 {
-    const size_t row = words(N);
-    size_t m, n, i;
+    const int32_t *end = start + CHANNELS_NEON;
 
-    for (n = 0; n < N; n += CHANNELS_NEON) {
-        const uint64_t flip = (uint16_t)~load_u16(direction + n / 8);
-        const uint64_t flips = flip | flip << 16 | flip << 32 | flip << 48;
-        const size_t shift = n % BLOCK_NEON;
-        uint64_t *to = out + n / BLOCK_NEON;
-        int32_t limit[CHANNELS_NEON];
-        int32x4_t start[4];
-
-        for (i = 0; i < CHANNELS_NEON;
-             i++) /* never below zero after the last */
-            limit[i] = n + i < N ? threshold[n + i] : 1;
-        for (i = 0; i < 4; i++)
-            start[i] = vnegq_s32(vld1q_s32(limit + 4 * i));
-        if (dot)
-            for (i = 0; i < 4; i++, w += 16)
-                start[i] = vaddq_s32(start[i], vld1q_s32((const int32_t *)w));
-        for (m = 0; m < M; m += 4) {
-            const uint8_t *at = x + m * step;
-            int8x16_t top[4];
-            uint64_t bits;
-
-            if (dot)
-                eight_columns(rows, step, pitch, at, (const int8_t *)w, start,
-                              top);
-            else if (columns == 5)
-                five_columns(rows, step, pitch, at, (const int16_t *)w, start,
-                             top);
-            else
-                any_columns(rows, columns, step, pitch, at, (const int16_t *)w,
-                            start, top);
-            bits = below_zero(top) ^ flips;
-            for (i = 0; i < min_size(4, M - m); i++, bits >>= 16, to += row)
-                *to = (shift ? *to : 0) | (bits & 0xffff) << shift;
-        }
-        w += rows * CHANNELS_NEON * (dot ? 8 : 2 * columns);
-    }
+    __asm__ volatile(
+        ".macro four_taps x0, w0, x1, w1, low, high\n"
+        "smull \\low\\().8h, \\x0\\().8b, \\w0\\().8b\n"
+        "smull2 \\high\\().8h, \\x0\\().16b, \\w0\\().16b\n"
+        ".ifnb \\x1\n"
+        "smlal \\low\\().8h, \\x1\\().8b, \\w1\\().8b\n"
+        "smlal2 \\high\\().8h, \\x1\\().16b, \\w1\\().16b\n"
+        ".endif\n"
+        "sadalp v28.4s, \\low\\().8h\n"
+        "sadalp v29.4s, \\high\\().8h\n"
+        ".endm\n"
+        ".macro channel before, bits\n"
+        "ld1r {v28.4s}, [%[start]], #4\n"
+        "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
+        "ld4r {v20.8h, v21.8h, v22.8h, v23.8h}, [%[w]], #8\n"
+        "mov v29.16b, v28.16b\n"
+        "four_taps v0, v16, v1, v17, v24, v25\n"
+        "four_taps v2, v18, v3, v19, v26, v27\n"
+        "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
+        "four_taps v4, v20, v5, v21, v24, v25\n"
+        "four_taps v6, v22, v7, v23, v26, v27\n"
+        "ld1r {v20.8h}, [%[w]], %[eight]\n"
+        "four_taps v8, v16, v9, v17, v24, v25\n"
+        "four_taps v10, v18, v11, v19, v26, v27\n"
+        "four_taps v12, v20, , , v24, v25\n"
+        "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
+        "sri \\bits\\().8h, \\before\\().8h, #1\n"
+        ".endm\n"
+        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
+        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
+        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
+        "ldr q12, [%[x]]\n"
+        "1:\n"
+        "channel v31, v30\n"
+        "channel v30, v31\n"
+        "cmp %[start], %[end]\n"
+        "b.ne 1b\n"
+        "str q31, [%[bits]]\n"
+        ".purgem four_taps\n"
+        ".purgem channel\n"
+        : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start)
+        : [end] "r"(end), [eight] "r"((size_t)8), [bits] "r"(bits)
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
+          "v9", "v10", "v11", "v12", "v16", "v17", "v18", "v19", "v20", "v21",
+          "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 }
 
-static void i8_conv_bits__neon_4x16(size_t M, size_t N, size_t rows,
+/* The same by SDOT, which adds four products in 32 bits: taps of two vectors
+ * of x, for four positions each. */
+static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
+                                 const int32_t *start, uint16_t bits[TILE_NEON])
+{
+    const int32_t *end = start + CHANNELS_NEON;
+    int16x8x2_t four[7], *at = four;
+    size_t i;
+
+    for (i = 0; i < 7; i++)
+        four[i] = vzipq_s16(vreinterpretq_s16_s8(x[2 * i]),
+                            vreinterpretq_s16_s8(x[2 * i + 1]));
+    __asm__ volatile(
+        /* sdot v[sum].4s, v[x].16b, v[w].4b[four], for any assembler. */
+        ".macro dot sum, x, w, four\n"
+        ".inst 0x4f80e000|((\\four)&1)<<21|(\\w)<<16|((\\four)>>1)<<11|"
+        "(\\x)<<5|\\sum\n"
+        ".endm\n"
+        ".macro channel before, bits\n"
+        "ld1r {v28.4s}, [%[start]], #4\n"
+        "ldp q26, q27, [%[w]], #32\n"
+        "mov v29.16b, v28.16b\n"
+        ".irp i, 0, 1, 2, 3, 4, 5, 6\n"
+        "dot 28, 2*\\i, 26+\\i/4, \\i&3\n"
+        "dot 29, 2*\\i+1, 26+\\i/4, \\i&3\n"
+        ".endr\n"
+        "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
+        "sri \\bits\\().8h, \\before\\().8h, #1\n"
+        ".endm\n"
+        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
+        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
+        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
+        "ldp q12, q13, [%[x]]\n"
+        "1:\n"
+        "channel v31, v30\n"
+        "channel v30, v31\n"
+        "cmp %[start], %[end]\n"
+        "b.ne 1b\n"
+        "str q31, [%[bits]]\n"
+        ".purgem dot\n"
+        ".purgem channel\n"
+        : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start)
+        : [end] "r"(end), [bits] "r"(bits)
+        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
+          "v9", "v10", "v11", "v12", "v13", "v26", "v27", "v28", "v29", "v30",
+          "v31");
+}
+
+/* The inputs of 8 positions, two taps each: columns 0, 1 and 2, 3 of each row,
+ * then column 4 of rows 0, 1 and 2, 3, and of row 4 twice. */
+static inline void conv_inputs(const uint8_t *at, size_t pitch, int8x16_t x[14])
+{
+    const uint8x16_t half = vdupq_n_u8(128);
+    int8x16_t last[5];
+    size_t r;
+
+    for (r = 0; r < 5; r++, at += pitch) {
+        x[2 * r] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at), half));
+        x[2 * r + 1] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 2), half));
+        last[r] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 4), half));
+    }
+    x[10] = vtrn1q_s8(last[0], last[1]);
+    x[11] = vtrn1q_s8(last[2], last[3]);
+    x[12] = x[13] = last[4];
+}
+
+static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
                                     size_t columns, const uint8_t *x,
                                     size_t step, size_t pitch, const uint8_t *w,
                                     const int32_t *threshold,
                                     const uint8_t *direction, uint64_t *out)
 {
-    conv_bits(0, M, N, rows, columns, x, step, pitch, w, threshold, direction,
-              out);
-}
+    const struct conv_weights *weights = (const struct conv_weights *)w;
+    const size_t row = words(N), tiles = conv_tiles(N, rows, columns);
+    const size_t done = weights->at_once == ONE_TAP || step != 2
+                            ? 0
+                            : M / TILE_NEON * TILE_NEON;
+    size_t m, n, i;
 
-static void i8_conv_bits__neon_dot_4x16(size_t M, size_t N, size_t rows,
-                                        size_t columns, const uint8_t *x,
-                                        size_t step, size_t pitch,
-                                        const uint8_t *w,
-                                        const int32_t *threshold,
-                                        const uint8_t *direction, uint64_t *out)
-{
-    if (is_dot(columns))
-        conv_bits(1, M, N, rows, columns, x, step, pitch, w, threshold,
-                  direction, out);
-    else
-        conv_bits(0, M, N, rows, columns, x, step, pitch, w, threshold,
-                  direction, out);
+    for (n = 0; done > 0 && n < N; n += CHANNELS_NEON) {
+        const struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
+        const uint16x8_t flip =
+            vdupq_n_u16((uint16_t)~load_u16(direction + n / 8));
+        int32_t start[CHANNELS_NEON];
+
+        memset(start, 255, sizeof start); /* below zero after the last */
+        for (i = 0; i < min_size(CHANNELS_NEON, N - n); i++)
+            start[i] = tile->middle[i] - threshold[n + i];
+        for (m = 0; m < done; m += TILE_NEON) {
+            uint64_t *to = out + m * row + n / BLOCK_NEON;
+            uint16_t bits[TILE_NEON];
+            int8x16_t in[14];
+
+            conv_inputs(x + m * step, pitch, in);
+            if (weights->at_once == FOUR_TAPS)
+                conv_tile_dot(in, tile->w[0], start, bits);
+            else
+                conv_tile(in, tile->w[0], start, bits);
+            vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
+            for (i = 0; i < TILE_NEON; i++, to += row) {
+                if (n % BLOCK_NEON == 0)
+                    *to = 0;
+                memcpy((uint16_t *)to + n % BLOCK_NEON / 16, &bits[i], 2);
+            }
+        }
+    }
+    if (M > done)
+        bifsmn_kernels_scalar.i8_conv_bits(
+            M - done, N, rows, columns, x + done * step, step, pitch,
+            (const uint8_t *)(weights->tile + tiles), threshold, direction,
+            out + done * row);
 }
 
 /* ---- head ---- */
@@ -1240,22 +1114,34 @@ static void b1_gemm_bits__neon(size_t M, size_t N, size_t K, const uint64_t *x,
                                const uint8_t *w, const uint16_t *threshold,
                                const uint8_t *direction, uint64_t *out)
 {
-    if (words(K) == 2 && N % BLOCK_NEON == 0)
-        b1_gemm_bits__neon_8x16(M, N, x, w, threshold, direction, out);
-    else if (K > 384 && K <= 400 && N % HALF_NEON == 0)
-        b1_gemm_bits__neon_4x2(M, N, x, w, threshold, direction, out);
-    else
-        b1_gemm_bits__neon_8x1(M, N, K, x, w, threshold, direction, out);
+    size_t done = 0;
+
+    if (words(K) == 2 && N % BLOCK_NEON == 0) {
+        done = M / TILE_NEON * TILE_NEON;
+        b1_gemm_bits__neon_8x16(done, N, x, w, threshold, direction, out);
+    } else if (K > 384 && K <= 400 && N % HALF_NEON == 0) {
+        done = M / 4 * 4;
+        b1_gemm_bits__neon_4x2(done, N, x, w, threshold, direction, out);
+    }
+    if (M > done)
+        b1_gemm_bits__neon_8x1(M - done, N, K, x + done * words(K), w,
+                               threshold, direction, out + done * words(N));
 }
 
 static void b1_gemm_real__neon(size_t M, size_t N, size_t K, const uint64_t *x,
                                const uint8_t *w, const float *affine,
                                float slope, float *stream, uint64_t *sign)
 {
-    if (K == 256 && N % BLOCK_NEON == 0 && is_maximum(slope))
-        b1_gemm_real__neon_8x4(M, N, x, w, affine, slope, stream, sign);
-    else
-        b1_gemm_real__neon_8x1(M, N, K, x, w, affine, slope, stream, sign);
+    size_t done = 0;
+
+    if (K == 256 && N % BLOCK_NEON == 0 && is_maximum(slope)) {
+        done = M / TILE_NEON * TILE_NEON;
+        b1_gemm_real__neon_8x4(done, N, x, w, affine, slope, stream, sign);
+    }
+    if (M > done)
+        b1_gemm_real__neon_8x1(M - done, N, K, x + done * words(K), w, affine,
+                               slope, stream + done * N,
+                               sign + done * words(N));
 }
 
 static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
@@ -1279,7 +1165,7 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     TILE_NEON,
     i8_pack__neon,
     NULL,
-    i8_conv_bits__neon_4x16,
+    i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,
@@ -1291,7 +1177,7 @@ const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     TILE_NEON,
     i8_pack__neon_dot,
     NULL,
-    i8_conv_bits__neon_dot_4x16,
+    i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,

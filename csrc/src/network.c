@@ -156,6 +156,10 @@ void bifsmn_network_fill(struct bifsmn *net)
     const size_t area = m->kernel * m->kernel;
     size_t i;
 
+    memset(net->padded1, 128,
+           (m->frames + m->kernel - 1) * (m->mels + m->kernel - 1));
+    memset(net->padded2, 255,
+           8 * (m->frames1 + m->kernel - 1) * padded2_row(m));
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
     for (i = 0; i < m->conv1_channels; i++)
@@ -280,37 +284,62 @@ struct gather {
     size_t count, pieces, size;
     size_t in_step, in_piece;   /* to what the next row reads, the next piece */
     size_t out_step, out_first; /* to the next row; before its first piece */
+    int run_over; /* the rest of a row, and 15 bytes after, may be overwritten */
 };
 
-/* In bytes, by long ones: see SLACK. What runs over is overwritten by the next
- * piece; after the last of a row there may be anything. */
-static void gather_bytes(struct gather g, const uint8_t *restrict in,
-                         uint8_t *restrict out)
+/* In bytes, pieces of `size` by copies of `width`; inlined, so that a copy is a
+ * load and a store. */
+static inline void copy_pieces(struct gather g, size_t size, size_t width,
+                               const uint8_t *restrict in,
+                               uint8_t *restrict out)
 {
     size_t c, p, i;
 
     out += g.out_first;
-    for (c = 0; c < g.count; c++, in += g.in_step, out += g.out_step)
-        for (p = 0; p < g.pieces; p++)
-            for (i = 0; i < g.size; i += SLACK)
-                memcpy(out + p * g.size + i, in + p * g.in_piece + i, SLACK);
+    for (c = 0; c < g.count; c++, in += g.in_step, out += g.out_step) {
+        const uint8_t *from = in;
+        uint8_t *to = out;
+
+        for (p = g.pieces; p >= 2; p -= 2) { /* loops cost as much as copies */
+            for (i = 0; i < size; i += width) {
+                memcpy(to + i, from + i, width);
+                memcpy(to + size + i, from + g.in_piece + i, width);
+            }
+            from += 2 * g.in_piece;
+            to += 2 * size;
+        }
+        for (i = 0; p > 0 && i < size; i += width)
+            memcpy(to + i, from + i, width);
+    }
 }
 
-/* n bits of `in` from bit `from` on to `out` from bit `at` on, where there are
- * zeros. */
+/* The width divides the size, or runs over into what the next piece, the next
+ * row and whoever asked for it write after. */
+static void gather_bytes(struct gather g, const uint8_t *in, uint8_t *out)
+{
+    if (g.size == 2)
+        copy_pieces(g, 2, 2, in, out);
+    else if (g.size == 4)
+        copy_pieces(g, 4, 4, in, out);
+    else if (g.run_over && g.size <= SLACK)
+        copy_pieces(g, g.size, SLACK, in, out);
+    else if (g.size % 8 == 0)
+        copy_pieces(g, g.size, 8, in, out);
+    else
+        copy_pieces(g, g.size, 1, in, out);
+}
+
+/* n bits of `in` from bit `from` on to `out` from bit `at` on. */
 static void copy_bits(size_t n, const uint64_t *in, size_t from, uint64_t *out,
                       size_t at)
 {
-    while (n > 0) {
-        const size_t take = n < 64 ? n : 64;
-        uint64_t word = in[from / 64] >> from % 64;
+    while (n > 0) { /* up to the end of a word of either */
+        const size_t take =
+            min_size(n, min_size(64 - from % 64, 64 - at % 64));
+        const uint64_t mask = ~(uint64_t)0 >> (64 - take) << at % 64;
+        const uint64_t word = in[from / 64] >> from % 64 << at % 64;
 
-        if (from % 64 + take > 64)
-            word |= in[from / 64 + 1] << (64 - from % 64);
-        word &= ~(uint64_t)0 >> (64 - take);
-        out[at / 64] |= word << at % 64;
-        if (at % 64 + take > 64)
-            out[at / 64 + 1] |= word >> (64 - at % 64);
+        out[at / 64] = (out[at / 64] & ~mask) | (word & mask);
         from += take;
         at += take;
         n -= take;
@@ -327,42 +356,47 @@ static int little_endian(void)
     return first;
 }
 
-/* In bits, out_step whole words; zeros to the end of the last word. */
+/* In bits. */
 static void gather_bits(struct gather g, const uint64_t *in, uint64_t *out)
 {
-    const size_t end = g.out_first + g.pieces * g.size;
-    const size_t step = g.out_step / 64;
     size_t c, p;
 
-    if (little_endian() &&
-        (g.size | g.in_step | g.in_piece | g.out_first) % 8 == 0) {
-        const struct gather bytes = {g.count, g.pieces, g.size / 8,
-                                     g.in_step / 8, g.in_piece / 8,
-                                     g.out_step / 8, g.out_first / 8};
+    if (little_endian() && (g.size | g.in_step | g.in_piece | g.out_step |
+                            g.out_first) % 8 == 0) {
+        const struct gather bytes = {
+            g.count,        g.pieces,       g.size / 8,      g.in_step / 8,
+            g.in_piece / 8, g.out_step / 8, g.out_first / 8, g.run_over};
 
         gather_bytes(bytes, (const uint8_t *)in, (uint8_t *)out);
-        if (end % 64)
-            for (c = 0; c < g.count; c++)
-                out[c * step + end / 64] &= ~(~(uint64_t)0 << end % 64);
-        return;
+    } else {
+        for (c = 0; c < g.count; c++)
+            for (p = 0; p < g.pieces; p++)
+                copy_bits(g.size, in, c * g.in_step + p * g.in_piece, out,
+                          c * g.out_step + g.out_first + p * g.size);
     }
-    memset(out, 0, 8 * step * g.count);
-    for (c = 0; c < g.count; c++)
-        for (p = 0; p < g.pieces; p++)
-            copy_bits(g.size, in, c * g.in_step + p * g.in_piece,
-                      out + c * step, g.out_first + p * g.size);
 }
 
-/* features [T0][M0] to padded1, as x + 128 with a border of zeros. */
-static void pad_features(const struct model *m, const int8_t *features,
-                         uint8_t *padded)
+/* Rows of whole words of K bits each, zeros to the end of the last word. */
+static void gather_rows(struct gather g, const uint64_t *in, uint64_t *out)
+{
+    const size_t K = g.pieces * g.size;
+    size_t c;
+
+    gather_bits(g, in, out);
+    if (K % 64)
+        for (c = 1; c <= g.count; c++)
+            out[c * words(K) - 1] &= ~(~(uint64_t)0 << K % 64);
+}
+
+/* features [T0][M0] into padded1, as x + 128; zeros are around them. */
+static void pad_features(const struct model *m, const int8_t *restrict features,
+                         uint8_t *restrict padded)
 {
     const size_t border = m->kernel - 1, frames = m->frames, mels = m->mels;
     const size_t pitch = mels + border;
     uint8_t *out = padded + border / 2 * (pitch + 1);
     size_t t, f;
 
-    memset(padded, 128, (frames + border) * pitch);
     for (t = 0; t < frames; t++, features += mels, out += pitch)
         for (f = 0; f < mels; f++)
             out[f] = (uint8_t)(features[f] ^ -128);
@@ -385,39 +419,16 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
             m->section[C1_D].data, net->conv1 + t * row);
 }
 
-/* Sets bits from..to - 1. */
-static void set_bits(uint64_t *bits, size_t from, size_t to)
-{
-    const uint64_t ones = ~(uint64_t)0;
-
-    while (from < to) {
-        const size_t take = min_size(to - from, 64 - from % 64);
-
-        bits[from / 64] |= ones >> (64 - take) << from % 64;
-        from += take;
-    }
-}
-
-/* net->conv1 to padded2, with a border of +1. */
+/* net->conv1 into padded2; +1 is around it. */
 static void pad_conv1(struct bifsmn *net)
 {
     const struct model *m = &net->model;
     const size_t C1 = m->conv1_channels, border = (m->kernel - 1) / 2;
-    const size_t T1 = m->frames1, M1 = m->mels1, row = padded2_row(m);
-    const size_t in = 64 * words(C1);
-    const struct gather inside = {T1, M1, C1, M1 * in, in, 64 * row,
-                                  border * C1};
-    uint64_t *top = net->padded2, *middle = top + border * row;
-    uint64_t *bottom = middle + T1 * row;
-    size_t t;
+    const size_t in = 64 * words(C1), row = padded2_row(m);
+    const struct gather inside = {
+        m->frames1, m->mels1, C1, m->mels1 * in, in, 64 * row, border * C1, 0};
 
-    gather_bits(inside, net->conv1, middle);
-    for (t = 0; t < T1; t++) {
-        set_bits(middle + t * row, 0, border * C1);
-        set_bits(middle + t * row, (border + M1) * C1, 64 * row);
-    }
-    memset(top, 255, 8 * border * row);
-    memset(bottom, 255, 8 * border * row);
+    gather_bits(inside, net->conv1, net->padded2 + border * row);
 }
 
 /* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [T2][M2][kernel]
@@ -428,12 +439,13 @@ static void run_conv2(struct bifsmn *net)
     const size_t C1 = m->conv1_channels, row = padded2_row(m);
     const size_t K = m->kernel * m->kernel * C1;
     const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
-                                   m->stride * C1, 64 * row, 64 * words(K), 0};
+                                   m->stride * C1, 64 * row, 64 * words(K), 0,
+                                   1};
     size_t t;
 
     pad_conv1(net);
     for (t = 0; t < m->frames2; t++)
-        gather_bits(patches, net->padded2 + t * m->stride * row,
+        gather_rows(patches, net->padded2 + t * m->stride * row,
                     net->gathered + t * m->mels2 * words(K));
     net->kernels->b1_gemm_bits(m->frames2 * m->mels2, m->conv2_channels, K,
                                net->gathered, net->conv2_weight.data,
@@ -448,9 +460,9 @@ static void run_fc(struct bifsmn *net)
     const size_t C2 = m->conv2_channels, K = m->mels2 * C2;
     const size_t in = 64 * words(C2);
     const struct gather rows = {m->frames2, m->mels2, C2, m->mels2 * in, in,
-                                64 * words(K), 0};
+                                64 * words(K), 0, 1};
 
-    gather_bits(rows, net->conv2, net->gathered);
+    gather_rows(rows, net->conv2, net->gathered);
     memset(net->stream, 0, 4 * stream_size(net));
     net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
                                net->fc_weight.data, net->fc_affine,

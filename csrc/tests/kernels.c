@@ -300,6 +300,8 @@ int main(int argc, char **argv)
         for (i = 0; i < 300; i++)
             test_i8_conv(positions[below(P)], 1 + below(70), 1 + below(6),
                          1 + below(20), 1 + below(4));
+        for (i = 0; i < 100; i++) /* which NEON has apart */
+            test_i8_conv(positions[below(P)], 1 + below(70), 5, 5, 2);
         test_i8_conv(3, 5, 255, 255, 2);
         for (i = 0; i < 300; i++) {
             const size_t taps = below(10) ? 1 + below(12) : 1 + below(700);
