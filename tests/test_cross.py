@@ -23,13 +23,14 @@ TARGETS = (
 GCC, QEMU = f"{AARCH64}-gcc", "qemu-aarch64"
 
 
-@pytest.fixture(autouse=True)
-def cross(request):
-    """Skipped or failed aloud where a target cannot be built for and run."""
+def emulator(target):
+    return "qemu-" + target.split("-")[0]
+
+
+def see_to(target):
+    """Skip or fail aloud where a target cannot be built for and run."""
     if os.environ.get("SKIP_CROSS") == "1":
         pytest.skip("SKIP_CROSS=1: NO FOREIGN PROCESSOR IS TESTED")
-    callspec = getattr(request.node, "callspec", None)
-    target = callspec.params.get("target", AARCH64) if callspec else AARCH64
     for tool, package in {
         f"{target}-gcc": f"gcc-{target}",
         emulator(target): "qemu-user",
@@ -38,8 +39,16 @@ def cross(request):
             pytest.fail(f"{tool} is missing: apt-get install {package}")
 
 
-def emulator(target):
-    return "qemu-" + target.split("-")[0]
+@pytest.fixture(autouse=True)
+def aarch64():
+    """Where NEON is."""
+    see_to(AARCH64)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    see_to(request.param)
+    return request.param
 
 
 def output(*command):
@@ -89,7 +98,6 @@ def on_the_host(tmp_path_factory):
     return lines
 
 
-@pytest.mark.parametrize("target", TARGETS)
 def test_every_stage_equals_the_host(tmp_path, target, on_the_host):
     there = build(
         "tests/golden.c",
