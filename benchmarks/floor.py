@@ -234,9 +234,8 @@ def table(report, found, ghz):
     """Markdown."""
     lines = [
         f"{report['cpu']}, {ghz:.2f} GHz, {report['date']}, "
-        f"{report['compiler']}; one row of each pair is the floor. NEON: "
-        "instructions. AVX: µs, the least of "
-        f"{report['rounds']} rounds.",
+        f"{report['compiler']}. NEON: instructions; AVX: µs, "
+        f"the least of {report['rounds']} rounds.",
         "",
         "| | " + " | ".join([*STAGES, "8 layers", "1 layer"]) + " |",
         "|---|" + "--:|" * (len(STAGES) + 2),
@@ -261,11 +260,12 @@ def picture(found):
         "avx2": "#bc6c25",
         "avx512": "#dda15e",
     }
-    left, scale, bar = 100, 90, 11
+    left, length, bar = 100, 480, 11
     stages = list(next(iter(found.values())))
     step = bar * len(found) + 12
     height = 50 + step * len(stages)
-    most = 5.5  # longer bars are cut, and say so in their number
+    most = max(b / a for rows in found.values() for a, b in rows.values())
+    scale, width = length / most, left + length + 40
 
     def text(x, y, words, anchor="start", colour="#333"):
         return (
@@ -273,11 +273,10 @@ def picture(found):
             f'fill="{colour}">{words}</text>'
         )
 
-    width = left + scale * most + 50
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" '
         f'height="{height}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{width:.0f}" height="{height}" fill="white"/>',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for i, name in enumerate(found):
         x = left + i * 90
@@ -292,15 +291,13 @@ def picture(found):
         lines.append(text(left - 8, y + step / 2, stage, "end"))
         for j, (name, values) in enumerate(found.items()):
             ratio = values[stage][1] / values[stage][0]
-            length = min(ratio, most) * scale
-            top = y + j * bar
+            end, top = left + ratio * scale, y + j * bar
             lines.append(
-                f'<rect x="{left}" y="{top}" width="{length:.1f}" '
+                f'<rect x="{left}" y="{top}" width="{ratio * scale:.1f}" '
                 f'height="{bar - 2}" fill="{colours[name]}"/>'
             )
-            number = f"{ratio:.2f}"
-            lines.append(text(round(left + length + 4), top + 8, number))
-    x = left + scale
+            lines.append(text(round(end + 4), top + 8, f"{ratio:.2f}"))
+    x = round(left + scale, 1)
     lines.append(
         f'<line x1="{x}" y1="28" x2="{x}" y2="{height - 10}" '
         'stroke="#333" stroke-dasharray="3 3"/>'
