@@ -5,15 +5,21 @@ set -eu
 
 need="gcc:gcc clang:clang"
 if [ "${SKIP_CROSS:-}" = 1 ]; then
-    echo "SKIP_CROSS is set: THE ARM TESTS ARE LEFT OUT"
+    echo "SKIP_CROSS is set: THE TESTS ON OTHER PROCESSORS ARE LEFT OUT"
 else
-    need="$need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu"
-    need="$need qemu-aarch64:qemu-user"
+    for name in aarch64-linux-gnu arm-linux-gnueabihf riscv64-linux-gnu \
+        s390x-linux-gnu; do
+        need="$need $name-gcc:gcc-$name qemu-${name%%-*}:qemu-user"
+    done
 fi
 
 missing=""
 for pair in $need; do
-    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+    command -v "${pair%%:*}" >/dev/null && continue
+    case "$missing " in
+    *" ${pair##*:} "*) ;; # one package may hold several
+    *) missing="$missing ${pair##*:}" ;;
+    esac
 done
 python=${PYTHON:-python3}
 "$python" -c "import ensurepip, venv" 2>/dev/null ||

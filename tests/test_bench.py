@@ -38,3 +38,35 @@ def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
     bench.prepare("cheat", torch_eager, cases)
     assert list(bench.bursts) == [("right", "honest")]
     assert "wrong by 1" in bench.missing["cheat"]
+
+
+def test_floor_and_its_picture(monkeypatch):
+    """Counted by hand; and a kernel at its floor is 1.00 times its floor."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import floor
+
+    stages = floor.floors(floor.MACHINES["neon"])
+    assert stages["pointwise1"] == 6272
+    assert stages["pointwise2"] == stages["fc"] == 8192
+    assert floor.floors(floor.MACHINES["avx512"])["conv2"] == 4800
+    operations = {
+        "memory": "b1_memory_real__neon",
+        "pointwise1": "b1_gemm_bits__neon",
+        "pointwise2": "b1_gemm_real__neon_8x4",
+    }
+    once = {
+        "i8_conv_bits__neon": stages["conv1"],
+        "f32_gemv__neon": stages["head"],
+    }
+    runs = {}
+    for depth in (8, 4, 2, 1):
+        runs[str(depth)] = counts = dict(once)
+        for stage, name in operations.items():
+            counts[name] = depth * stages[stage]
+        counts["b1_gemm_bits__neon"] += stages["conv2"]
+        counts["b1_gemm_real__neon_8x4"] += stages["fc"]
+    arm = {"instructions": {"neon": runs, "neon_dot": runs}}
+    found = floor.compare({"arm": arm, "times": []}, ghz=1)
+    assert list(found) == ["neon", "neon_dot"]
+    assert all(a == b for a, b in found["neon"].values())
+    assert floor.picture(found).count(">1.00<") >= 9

@@ -5,12 +5,7 @@ import subprocess
 import pytest
 
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
-from tests.test_native import build, make
-
-SANITIZED = [
-    *("-O1", "-g", "-fsanitize=address,undefined"),
-    "-fno-sanitize-recover=all",
-]
+from tests.test_native import SANITIZED, build, make
 
 
 @pytest.mark.parametrize(

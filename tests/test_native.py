@@ -18,6 +18,10 @@ from tests.random_model import random_model
 
 CSRC = Path(__file__).parents[1] / "csrc"
 FLAGS = ["-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+SANITIZED = [
+    *("-O1", "-g", "-fsanitize=address,undefined"),
+    "-fno-sanitize-recover=all",
+]
 SMALL = {
     "samples": 300,
     "win_length": 60,
@@ -468,13 +472,7 @@ def build(program, out, compiler="gcc", *flags):
 
 
 def test_fuzz(tmp_path):
-    program = build(
-        "tests/fuzz.c",
-        tmp_path / "fuzz",
-        "gcc",
-        *("-O1", "-g", "-fsanitize=address,undefined"),
-        "-fno-sanitize-recover=all",
-    )
+    program = build("tests/fuzz.c", tmp_path / "fuzz", "gcc", *SANITIZED)
     tiny = {"frames": 5, "n_mels": 5, "n_fft": 16, "win_length": 16}
     tiny.update(channels=10, expansion=9, left=1, right=0)
     shapes = [{}, {"flags": 5, "half": False}, {"head_bits": 8, "stride": 1}]
@@ -489,6 +487,15 @@ def test_fuzz(tmp_path):
     met = {int(line.split()[0]) for line in done.stdout.splitlines()}
     # All that a file can be refused for, and some that still ran.
     assert met == {0, *range(2, 13)}, done.stdout
+
+
+def test_misuse_is_refused(tmp_path):
+    program = build("tests/misuse.c", tmp_path / "misuse", "gcc", *SANITIZED)
+    file = tmp_path / "model.bifsmn"
+    file.write_bytes(make().to_bytes())
+    done = subprocess.run([program, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "every misuse is refused\n"
 
 
 def test_example(tmp_path):

@@ -36,7 +36,8 @@ extern "C" {
 #define BIFSMN_API
 #endif
 
-/* Every function that can fail returns one of these; 0 is success. */
+/* Every function that can fail returns one of these; 0 is success. NULL where
+ * a pointer must lead somewhere is an error like any other, never a crash. */
 enum bifsmn_error {
     BIFSMN_OK,
     BIFSMN_ERROR_ARGUMENT,  /* a pointer is NULL */
@@ -97,9 +98,10 @@ struct bifsmn_info {
     const char *kernels;         /* name of the kernels in use */
 };
 
-BIFSMN_API void bifsmn_info(const bifsmn *net, struct bifsmn_info *info);
+BIFSMN_API int bifsmn_info(const bifsmn *net, struct bifsmn_info *info);
 
-/* Name of a class, UTF-8, inside the file; NULL if there is no such class. */
+/* Name of a class, UTF-8, inside the file; NULL if there is no such class or
+ * net is NULL. */
 BIFSMN_API const char *bifsmn_label(const bifsmn *net, int index);
 
 /* PCM to features. pcm: exactly `samples` 16-bit samples, mono, at
@@ -127,7 +129,7 @@ BIFSMN_API int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples,
 typedef void bifsmn_trace(void *user, const char *stage, int k,
                           const void *data, size_t bytes);
 
-BIFSMN_API void bifsmn_set_trace(bifsmn *net, bifsmn_trace *trace, void *user);
+BIFSMN_API int bifsmn_set_trace(bifsmn *net, bifsmn_trace *trace, void *user);
 
 #ifdef __cplusplus
 }

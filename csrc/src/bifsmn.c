@@ -125,10 +125,13 @@ int bifsmn_use_kernels(bifsmn *net, const char *name)
     return BIFSMN_ERROR_KERNELS;
 }
 
-void bifsmn_info(const bifsmn *net, struct bifsmn_info *info)
+int bifsmn_info(const bifsmn *net, struct bifsmn_info *info)
 {
-    const struct model *m = &net->model;
+    const struct model *m;
 
+    if (!net || !info)
+        return BIFSMN_ERROR_ARGUMENT;
+    m = &net->model;
     info->sample_rate = (int)m->sample_rate;
     info->samples = (int)m->samples;
     info->hop_length = (int)m->hop_length;
@@ -148,14 +151,16 @@ void bifsmn_info(const bifsmn *net, struct bifsmn_info *info)
     info->depths = (int)m->depths;
     info->depth = net->depth;
     info->kernels = net->kernels->name;
+    return BIFSMN_OK;
 }
 
 const char *bifsmn_label(const bifsmn *net, int index)
 {
-    const char *label = (const char *)net->model.section[LABL].data;
+    const char *label;
 
-    if (index < 0 || (size_t)index >= net->model.classes)
+    if (!net || index < 0 || (size_t)index >= net->model.classes)
         return NULL;
+    label = (const char *)net->model.section[LABL].data;
     for (; index > 0; index--)
         label += strlen(label) + 1;
     return label;
@@ -204,8 +209,11 @@ int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples, int depth,
     return bifsmn_run_features(net, net->features, depth, scores);
 }
 
-void bifsmn_set_trace(bifsmn *net, bifsmn_trace *trace, void *user)
+int bifsmn_set_trace(bifsmn *net, bifsmn_trace *trace, void *user)
 {
+    if (!net)
+        return BIFSMN_ERROR_ARGUMENT;
     net->trace = trace;
     net->trace_user = user;
+    return BIFSMN_OK;
 }

@@ -81,12 +81,12 @@ def _load():
         ),
         ("kernel_name", ctypes.c_char_p, integer),
         ("use_kernels", integer, pointer, ctypes.c_char_p),
-        ("info", None, pointer, ctypes.POINTER(Info)),
+        ("info", integer, pointer, ctypes.POINTER(Info)),
         ("label", ctypes.c_char_p, pointer, integer),
         ("features", integer, pointer, pointer, size, pointer),
         ("run_features", integer, pointer, pointer, integer, pointer),
         ("run", integer, pointer, pointer, size, integer, pointer),
-        ("set_trace", None, pointer, TRACE, pointer),
+        ("set_trace", integer, pointer, TRACE, pointer),
     ):
         function = getattr(lib, f"bifsmn_{name}")
         function.restype, function.argtypes = result, arguments
@@ -155,7 +155,7 @@ class NativeEngine:
                 self._lib.bifsmn_use_kernels(self._net, kernel.encode())
             )
         self.info = Info()
-        self._lib.bifsmn_info(self._net, ctypes.byref(self.info))
+        self._check(self._lib.bifsmn_info(self._net, ctypes.byref(self.info)))
         self.kernels = self.info.kernels.decode()
         self.depths = tuple(self.info.depth[: self.info.depths])
         self.labels = [

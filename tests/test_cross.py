@@ -1,28 +1,54 @@
-"""The NEON kernels, under qemu: each against scalar, then whole models."""
+"""Foreign processors, under qemu: the NEON kernels, then whole models.
+
+armhf has 32-bit addresses, riscv64 no vectors, s390x the other byte order.
+"""
 
 import os
 import shutil
 import subprocess
+from functools import cache
 
 import numpy as np
 import pytest
 
 from tests.test_native import SHAPES, build, make
 
-GCC, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+AARCH64 = "aarch64-linux-gnu"
+TARGETS = (
+    AARCH64,
+    "arm-linux-gnueabihf",
+    "riscv64-linux-gnu",
+    "s390x-linux-gnu",
+)
+GCC, QEMU = f"{AARCH64}-gcc", "qemu-aarch64"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cross():
-    """Skipped or failed aloud where ARM programs cannot be built and run."""
+def emulator(target):
+    return "qemu-" + target.split("-")[0]
+
+
+def see_to(target):
+    """Skip or fail aloud where a target cannot be built for and run."""
     if os.environ.get("SKIP_CROSS") == "1":
-        pytest.skip("SKIP_CROSS=1: THE NEON KERNELS ARE NOT TESTED")
+        pytest.skip("SKIP_CROSS=1: NO FOREIGN PROCESSOR IS TESTED")
     for tool, package in {
-        GCC: "gcc-aarch64-linux-gnu",
-        QEMU: "qemu-user",
+        f"{target}-gcc": f"gcc-{target}",
+        emulator(target): "qemu-user",
     }.items():
         if shutil.which(tool) is None:
             pytest.fail(f"{tool} is missing: apt-get install {package}")
+
+
+@pytest.fixture(autouse=True)
+def aarch64():
+    """Where NEON is."""
+    see_to(AARCH64)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    see_to(request.param)
+    return request.param
 
 
 def output(*command):
@@ -57,13 +83,31 @@ def scores(line):
     return words.view(np.float32)
 
 
-def test_every_stage_equals_the_host(tmp_path):
-    here = build("tests/golden.c", tmp_path / "here", "gcc", "-O3")
-    there = build("tests/golden.c", tmp_path / "there", GCC, "-O3", "-static")
-    for name, shape in SHAPES.items():
-        file = tmp_path / "model.bifsmn"
-        file.write_bytes(make(len(name), **shape).to_bytes())
-        ours, theirs = output(here, file), output(QEMU, there, file)
+@pytest.fixture(scope="module")
+def on_the_host(tmp_path_factory):
+    """A model file of a shape, and what golden.c prints of it here."""
+    folder = tmp_path_factory.mktemp("host")
+    here = build("tests/golden.c", folder / "here", "gcc", "-O3")
+
+    @cache
+    def lines(name):
+        file = folder / f"{name}.bifsmn"
+        file.write_bytes(make(len(name), **SHAPES[name]).to_bytes())
+        return file, output(here, file)
+
+    return lines
+
+
+def test_every_stage_equals_the_host(tmp_path, target, on_the_host):
+    there = build(
+        "tests/golden.c",
+        tmp_path / "there",
+        f"{target}-gcc",
+        *("-Wpedantic", "-O3", "-static"),
+    )
+    for name in SHAPES:
+        file, ours = on_the_host(name)
+        theirs = output(emulator(target), there, file)
         assert len(ours) == len(theirs) > 5
         # The front end, on the first line, may differ by one step.
         steps = [np.array(x[0].split()[3:], int) for x in (ours, theirs)]
@@ -78,8 +122,10 @@ def test_every_stage_equals_the_host(tmp_path):
 def test_no_fused_operations(tmp_path):
     """Only the head may fuse; its name is that of the only float sum."""
     build("tests/golden.c", tmp_path / "there", GCC, "-O3", "-static")
-    objdump = GCC.replace("gcc", "objdump")
-    listing = output(objdump, "-d", "--no-show-raw-insn", tmp_path / "there")
+    listing = output(
+        *(f"{AARCH64}-objdump", "-d", "--no-show-raw-insn"),
+        tmp_path / "there",
+    )
     function, fused = "", set()
     for line in listing:
         if line.endswith(">:"):
