@@ -21,7 +21,10 @@ def random_model(seed=0, depths=(8, 4, 2, 1), head_bits=4, half=True, **sizes):
         "P1.T": c.channels,
     }
     edges = np.linspace(0, c.sample_rate / 2, c.n_mels + 2)
-    for tag, (dtypes, shape) in layout(config, depths).items():
+    sections = layout(config, depths)
+    # GAIN first: it says how large sums are.
+    for tag in sorted(sections, key=lambda tag: tag != "GAIN"):
+        dtypes, shape = sections[tag]
         if tag == "FRNT":
             array = np.float32([1e-10, 40.0, 1.6])
         elif tag == "MELS":
@@ -30,6 +33,14 @@ def random_model(seed=0, depths=(8, 4, 2, 1), head_bits=4, half=True, **sizes):
             array = rng.integers(-127, 128, shape)
         elif tag == "C1.T":
             array = rng.integers(-50000, 50000, shape)
+        elif tag == "GAIN":
+            array = rng.integers(1, 130, shape)
+            gains = array.sum(1)
+            limits["C2.T"] *= gains[0]
+            limits["P1.T"] *= gains[3]
+        elif tag in ("ME.X", "P1.X"):
+            array = np.sort(rng.normal(size=shape) * 0.3, axis=1)
+            array = array.astype(np.float16 if half else np.float32)
         elif tag in limits:
             # Centred on a coin toss, with the constants 0 and K + 1 among them.
             array = rng.binomial(limits[tag], 0.5, shape)
@@ -41,7 +52,7 @@ def random_model(seed=0, depths=(8, 4, 2, 1), head_bits=4, half=True, **sizes):
             top = 2 ** (head_bits - 1) - 1
             array = rng.integers(-top, top + 1, shape)
             array.flat[0] = top
-        elif tag == "HD.A":
+        elif tag in ("HD.A", "HD.B"):
             array = (rng.normal(size=shape) * 1e-3).astype(np.float32)
         elif tag.endswith(".S"):
             array = rng.normal(0.2, 0.3, shape).astype(np.float32)

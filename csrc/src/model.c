@@ -21,8 +21,11 @@ static const char tags[SECTIONS][5] = {
     "CONF", "DPTH", "LABL", "META", "FRNT", "MELS",
     "C1.W", "C1.T", "C1.D", "C2.W", "C2.T", "C2.D", "FC.W", "FC.A", "FC.S",
     "ME.W", "ME.A", "ME.S", "P1.W", "P1.T", "P1.D", "P2.W", "P2.A", "P2.S",
-    "HD.W", "HD.A"
+    "HD.W", "HD.A", "GAIN", "ME.X", "P1.X", "HD.B"
 };
+
+/* Flags after those of the stages. */
+enum { PLANES = 8, THRESHOLDS = 16, RPRELU = 32, ALL_FLAGS = 63 };
 
 /* CRC-32 (IEEE) four bits at a time: 64 bytes of table instead of 1 KB. */
 static uint32_t crc32(const uint8_t *data, size_t size)
@@ -86,7 +89,7 @@ static int find_sections(const uint8_t *file, size_t size, struct model *model)
         section->size = length;
         section->dtype = entry[4];
     }
-    for (name = 0; name < SECTIONS; name++)
+    for (name = 0; name < GAIN; name++)
         if (!model->section[name].data)
             return BIFSMN_ERROR_MISSING;
     return BIFSMN_OK;
@@ -107,6 +110,8 @@ static int check_section(const struct section *s, enum dtype either,
     uint64_t width;
     size_t i;
 
+    if (!s->data)
+        return BIFSMN_ERROR_MISSING;
     if (!is_one_of(s->dtype, allowed))
         return BIFSMN_ERROR_SHAPE;
     if (s->dtype == BITS)
@@ -149,7 +154,7 @@ static int read_config(struct model *m)
         &m->hop_length, &m->mels, &m->frames, &m->conv1_channels,
         &m->conv2_channels, &m->kernel, &m->stride, &m->channels,
         &m->expansion, &m->layers, &m->left, &m->right, &m->dilation,
-        &m->classes, &m->depths, &m->private_sets
+        &m->classes, &m->depths, &m->flags
     };
     const size_t most = 32768, most_samples = 1 << 24;
     size_t i;
@@ -160,7 +165,7 @@ static int read_config(struct model *m)
     for (i = 0; i < CONF_WORDS; i++) {
         size_t *field = fields[i];
         int may_be_zero = field == &m->left || field == &m->right ||
-                          field == &m->private_sets;
+                          field == &m->flags;
         int may_be_long = field == &m->sample_rate || field == &m->samples;
 
         *field = load_u32(m->section[CONF].data + 4 * i);
@@ -178,8 +183,12 @@ static int read_config(struct model *m)
         m->win_length > m->n_fft || m->kernel % 2 == 0 || m->kernel > 255 ||
         m->kernel * m->kernel * m->conv1_channels > 65534 ||
         m->mels2 * m->conv2_channels > 1 << 24 || m->depths > m->layers ||
-        m->private_sets > 7)
+        m->flags > ALL_FLAGS ||
+        (m->flags & (PLANES | RPRELU) && !(m->flags & THRESHOLDS)))
         return BIFSMN_ERROR_CONFIG;
+    m->planes = m->flags & PLANES ? 2 : 1;
+    m->cuts = m->flags & PLANES ? 3 : 1;
+    m->rprelu = (m->flags & RPRELU) != 0;
     return BIFSMN_OK;
 }
 
@@ -204,7 +213,11 @@ static int read_depths(struct model *m)
         total += depth;
     }
     for (stage = 0; stage < STAGES; stage++)
-        m->sets[stage] = m->private_sets >> stage & 1 ? total : m->layers;
+        m->sets[stage] = m->flags >> stage & 1 ? total : m->layers;
+    if (m->flags & THRESHOLDS) {
+        m->stream_sets = m->rprelu ? total : m->layers;
+        m->stream_columns = m->rprelu ? m->channels : 1;
+    }
     return BIFSMN_OK;
 }
 
@@ -217,6 +230,28 @@ static int check_labels(const struct model *m)
         ends += s->data[i] == 0;
     if (ends != m->classes || s->data[s->size - 1] != 0)
         return BIFSMN_ERROR_LABELS;
+    return BIFSMN_OK;
+}
+
+/* No plane counts for nothing, and sums of K inputs are exact in a float. */
+static int check_gains(const struct model *m, size_t conv2_in, size_t fc_in)
+{
+    const uint8_t *gain = m->section[GAIN].data;
+    size_t i;
+
+    if (m->planes == 1)
+        return BIFSMN_OK;
+    for (i = 0; i < 2 + 3 * m->layers; i++, gain += 2) {
+        const size_t K = i == 0       ? conv2_in
+                         : i == 1     ? fc_in
+                         : i % 3 == 2 ? m->taps
+                         : i % 3 == 0 ? m->channels
+                                      : m->expansion;
+
+        if (gain[0] == 0 || gain[1] == 0 ||
+            K > (1 << 24) / ((size_t)gain[0] + gain[1]))
+            return BIFSMN_ERROR_VALUE;
+    }
     return BIFSMN_OK;
 }
 
@@ -250,8 +285,12 @@ int bifsmn_read_model(const void *file, size_t size, struct model *m)
     fc_in = m->mels2 * m->conv2_channels;
     head_in = m->frames2 * m->channels;
     {
-        const enum dtype conv2_t = conv2_in < 255 ? U8 : U16;
-        const enum dtype p1_t = m->channels < 255 ? U8 : U16;
+        /* Sums of two planes are weighted, and need more. */
+        const int weighted = m->planes > 1;
+        const enum dtype conv2_t = weighted || conv2_in >= 255 ? U16 : U8;
+        const enum dtype p1_t = weighted || m->channels >= 255 ? U16 : U8;
+        const enum dtype slope = m->rprelu ? F16 : F32;
+        const size_t slopes = m->rprelu ? m->channels : 1;
         const struct {
             enum section_name name;
             enum dtype either, other;
@@ -262,28 +301,36 @@ int bifsmn_read_model(const void *file, size_t size, struct model *m)
             {FRNT, F32, F32, 1, 3},
             {MELS, F32, F32, 1, m->mels + 2},
             {C1_W, I8, I8, m->conv1_channels, conv1_in},
-            {C1_T, I32, I32, 1, m->conv1_channels},
+            {C1_T, I32, I32, m->cuts, m->conv1_channels},
             {C1_D, BITS, BITS, 1, m->conv1_channels},
             {C2_W, BITS, BITS, m->conv2_channels, conv2_in},
-            {C2_T, conv2_t, conv2_t, 1, m->conv2_channels},
+            {C2_T, conv2_t, weighted ? U32 : conv2_t, m->cuts,
+             m->conv2_channels},
             {C2_D, BITS, BITS, 1, m->conv2_channels},
             {FC_W, BITS, BITS, m->channels, fc_in},
             {FC_A, F16, F32, 2, m->channels},
-            {FC_S, F32, F32, 1, 1},
+            {FC_S, slope, F32, 1, slopes},
             {ME_W, BITS, BITS, m->layers * m->taps, m->channels},
             {ME_A, F16, F32, m->sets[MEMORY] * 2, m->channels},
-            {ME_S, F32, F32, 1, m->sets[MEMORY]},
+            {ME_S, slope, F32, m->sets[MEMORY], slopes},
             {P1_W, BITS, BITS, m->layers * m->expansion, m->channels},
-            {P1_T, p1_t, p1_t, m->sets[POINTWISE1], m->expansion},
+            {P1_T, p1_t, weighted ? U32 : p1_t, m->sets[POINTWISE1] * m->cuts,
+             m->expansion},
             {P1_D, BITS, BITS, m->sets[POINTWISE1], m->expansion},
             {P2_W, BITS, BITS, m->layers * m->channels, m->expansion},
             {P2_A, F16, F32, m->sets[POINTWISE2] * 2, m->channels},
-            {P2_S, F32, F32, 1, m->sets[POINTWISE2]},
+            {P2_S, slope, F32, m->sets[POINTWISE2], slopes},
             {HD_W, I4, I8, m->classes, head_in},
             {HD_A, F32, F32, 2, m->classes},
+            {GAIN, U8, U8, weighted ? 2 + 3 * m->layers : 0, 2},
+            {ME_X, F16, F32, m->stream_sets * m->cuts, m->stream_columns},
+            {P1_X, F16, F32, m->stream_sets * m->cuts, m->stream_columns},
+            {HD_B, F32, F32, m->rprelu ? m->depths : 0, m->classes},
         };
 
         for (i = 0; i < sizeof layout / sizeof layout[0]; i++) {
+            if (layout[i].name >= GAIN && layout[i].rows == 0)
+                continue; /* not asked for */
             error = check_section(&m->section[layout[i].name],
                                   layout[i].either, layout[i].other,
                                   layout[i].rows, layout[i].columns);
@@ -291,7 +338,8 @@ int bifsmn_read_model(const void *file, size_t size, struct model *m)
                 return error;
         }
     }
-    if ((error = check_labels(m)) != BIFSMN_OK)
+    if ((error = check_labels(m)) != BIFSMN_OK ||
+        (error = check_gains(m, conv2_in, fc_in)) != BIFSMN_OK)
         return error;
     return check_frontend(m);
 }

@@ -10,6 +10,8 @@ enum section_name {
     CONF, DPTH, LABL, META, FRNT, MELS,
     C1_W, C1_T, C1_D, C2_W, C2_T, C2_D, FC_W, FC_A, FC_S,
     ME_W, ME_A, ME_S, P1_W, P1_T, P1_D, P2_W, P2_A, P2_S, HD_W, HD_A,
+    /* Only where the flags ask for them. */
+    GAIN, ME_X, P1_X, HD_B,
     SECTIONS
 };
 
@@ -32,12 +34,15 @@ struct model {
     size_t kernel, stride;
     size_t channels, expansion, layers;    /* C, E, L */
     size_t left, right, dilation;
-    size_t classes, depths, private_sets;
+    size_t classes, depths, flags;
 
     /* What follows from them. */
     size_t frames1, mels1, frames2, mels2; /* T1, M1, T2, M2 */
     size_t taps;
     size_t sets[STAGES];
+    size_t planes, cuts;    /* of an activation: bit planes, thresholds */
+    size_t stream_sets, stream_columns; /* of ME.X and P1.X; none: 0 */
+    int rprelu;             /* a slope for each channel */
 
     struct section section[SECTIONS];
 };

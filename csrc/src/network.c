@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "counts.h"
 
 /* Copies go by so many bytes, and run over what they should read and write by
  * less. */
@@ -50,11 +51,65 @@ static struct demands demands(void)
     return most;
 }
 
+/* Words of one plane of bits. */
+static size_t conv1_plane(const struct model *m)
+{
+    return m->frames1 * m->mels1 * words(m->conv1_channels);
+}
+
+static size_t padded2_plane(const struct model *m)
+{
+    return (m->frames1 + m->kernel - 1) * padded2_row(m);
+}
+
+static size_t conv2_plane(const struct model *m)
+{
+    return m->frames2 * m->mels2 * words(m->conv2_channels);
+}
+
+/* Whether layers count bits first, and counts.h does the rest. */
+static int counted(const struct model *m)
+{
+    return m->planes > 1 || m->rprelu;
+}
+
+/* Sets of constants of each slope. */
+static size_t slope_sets(const struct model *m, int slope)
+{
+    return slope == FC_SLOPE       ? 1
+           : slope == MEMORY_SLOPE ? m->sets[MEMORY]
+                                   : m->sets[POINTWISE2];
+}
+
+static void place_counts(struct bifsmn *net, struct arena *arena)
+{
+    const struct model *m = &net->model;
+    const uint64_t C = m->channels, T = m->frames2;
+    const uint64_t conv2 = T * m->mels2 * m->conv2_channels;
+    const uint64_t layer = T * max_size(m->channels, m->expansion);
+    int i;
+
+    if (m->planes > 1) {
+        net->conv2_cut =
+            arena_take(arena, (uint64_t)m->cuts * m->conv2_channels, 4);
+        net->p1_cut = arena_take(
+            arena, (uint64_t)m->sets[POINTWISE1] * m->cuts * m->expansion, 4);
+    }
+    for (i = 0; counted(m) && i < SLOPES; i++)
+        net->slope[i] = arena_take(arena, slope_sets(m, i) * C, 4);
+    for (i = 0; m->stream_sets > 0 && i < CUTS; i++)
+        net->stream_cut[i] =
+            arena_take(arena, (uint64_t)m->stream_sets * m->cuts * C, 4);
+    if (counted(m))
+        net->counts = arena_take(arena, conv2 > layer ? conv2 : layer, 4);
+}
+
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
     const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
     const uint64_t affine = 2 * (uint64_t)m->channels;
+    const uint64_t row_c = words(m->channels);
     const struct demands most = demands();
     const uint64_t stream =
         (uint64_t)round_up(m->frames2, most.tile) * m->channels;
@@ -63,11 +118,11 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         (uint64_t)m->frames2 * m->mels2 * words(area * m->conv1_channels);
     const uint64_t fc =
         (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels);
-    const uint64_t inputs = conv2 > fc ? conv2 : fc;
+    const uint64_t inputs = m->planes * (conv2 > fc ? conv2 : fc);
     const uint64_t gathered = inputs > stream / 2 ? inputs : stream / 2 + 1;
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
-    net->conv1_threshold = arena_take(arena, m->conv1_channels, 4);
+    net->conv1_threshold = arena_take(arena, m->cuts * m->conv1_channels, 4);
     net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
     net->memory_affine = arena_take(arena, m->sets[MEMORY] * affine, 4);
@@ -76,6 +131,7 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
 
     net->head_weight = arena_take(arena, m->classes * stream, 4);
+    place_counts(net, arena);
 
     if (most.i8_packs)
         net->conv1_weight.packed = arena_take(
@@ -98,21 +154,18 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->padded1 = arena_take(
         arena, (m->frames + border) * (m->mels + border) + x_slack(m->stride),
         1);
-    net->conv1 = arena_take(
-        arena,
-        (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels) + SLACK / 8,
-        8);
-    net->padded2 = arena_take(
-        arena, (uint64_t)(m->frames1 + border) * padded2_row(m) + SLACK / 8, 8);
-    net->conv2 = arena_take(
-        arena,
-        (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels) + SLACK / 8,
-        8);
+    net->conv1 =
+        arena_take(arena, m->cuts * (uint64_t)conv1_plane(m) + SLACK / 8, 8);
+    net->padded2 =
+        arena_take(arena, m->planes * (uint64_t)padded2_plane(m) + SLACK / 8, 8);
+    net->conv2 =
+        arena_take(arena, m->planes * (uint64_t)conv2_plane(m) + SLACK / 8, 8);
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, stream, 4);
-    net->sign = arena_take(arena, m->frames2, 8 * words(m->channels));
-    net->sign2 = arena_take(arena, m->frames2, 8 * words(m->channels));
-    net->hidden = arena_take(arena, m->frames2, 8 * words(m->expansion));
+    net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
+    net->sign2 = arena_take(arena, m->planes * m->frames2, 8 * row_c);
+    net->hidden = arena_take(arena, m->planes * m->frames2,
+                             8 * (uint64_t)words(m->expansion));
 }
 
 static void unpack_floats(const struct section *s, float *out)
@@ -132,6 +185,52 @@ static void unpack_thresholds(const struct section *s, uint16_t *out)
 
     for (i = 0; i < s->size / width; i++)
         out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
+}
+
+static void unpack_cuts(const struct section *s, uint32_t *out)
+{
+    const size_t width = s->dtype == U16 ? 2 : 4;
+    size_t i;
+
+    for (i = 0; i < s->size / width; i++)
+        out[i] =
+            width == 2 ? load_u16(s->data + 2 * i) : load_u32(s->data + 4 * i);
+}
+
+/* [rows][columns], or where there is one column it is that of all N. */
+static void spread_floats(const struct section *s, size_t rows, size_t N,
+                          float *out)
+{
+    const size_t width = s->dtype == F16 ? 2 : 4;
+    const size_t columns = s->size / width / rows;
+    size_t row, n;
+
+    unpack_floats(s, out);
+    if (columns == N)
+        return;
+    for (row = rows; row-- > 0;) /* backwards: in place */
+        for (n = N; n-- > 0;)
+            out[row * N + n] = out[row];
+}
+
+static void fill_counts(struct bifsmn *net)
+{
+    static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
+    static const enum section_name cuts[CUTS] = {ME_X, P1_X};
+    const struct model *m = &net->model;
+    const struct section *s = m->section;
+    int i;
+
+    if (m->planes > 1) {
+        unpack_cuts(&s[C2_T], net->conv2_cut);
+        unpack_cuts(&s[P1_T], net->p1_cut);
+    }
+    for (i = 0; counted(m) && i < SLOPES; i++)
+        spread_floats(&s[slopes[i]], slope_sets(m, i), m->channels,
+                      net->slope[i]);
+    for (i = 0; m->stream_sets > 0 && i < CUTS; i++)
+        spread_floats(&s[cuts[i]], m->stream_sets * m->cuts, m->channels,
+                      net->stream_cut[i]);
 }
 
 /* Inputs come to conv1 as x + 128, unsigned: what that adds to the sum of a
@@ -158,18 +257,21 @@ void bifsmn_network_fill(struct bifsmn *net)
 
     memset(net->padded1, 128,
            (m->frames + m->kernel - 1) * (m->mels + m->kernel - 1));
-    memset(net->padded2, 255,
-           8 * (m->frames1 + m->kernel - 1) * padded2_row(m));
+    memset(net->padded2, 255, 8 * m->planes * padded2_plane(m));
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
-    for (i = 0; i < m->conv1_channels; i++)
+    for (i = 0; i < m->cuts * m->conv1_channels; i++)
         net->conv1_threshold[i] = unsigned_threshold(
-            load_i32(s[C1_T].data + 4 * i), area, s[C1_W].data + i * area);
-    unpack_thresholds(&s[C2_T], net->conv2_threshold);
+            load_i32(s[C1_T].data + 4 * i), area,
+            s[C1_W].data + i % m->conv1_channels * area);
+    if (m->planes == 1) {
+        unpack_thresholds(&s[C2_T], net->conv2_threshold);
+        unpack_thresholds(&s[P1_T], net->p1_threshold);
+    }
     unpack_floats(&s[FC_A], net->fc_affine);
     unpack_floats(&s[ME_A], net->memory_affine);
-    unpack_thresholds(&s[P1_T], net->p1_threshold);
     unpack_floats(&s[P2_A], net->p2_affine);
+    fill_counts(net);
 }
 
 /* Where the stream holds channel c at position t. */
@@ -408,15 +510,19 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
     const struct model *m = &net->model;
     const size_t pitch = m->mels + m->kernel - 1;
     const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t;
+    size_t t, cut;
 
     pad_features(m, features, net->padded1);
-    for (t = 0; t < m->frames1; t++)
-        net->kernels->i8_conv_bits(
-            m->mels1, m->conv1_channels, m->kernel, m->kernel,
-            net->padded1 + t * m->stride * pitch, m->stride, pitch,
-            net->conv1_weight.data, net->conv1_threshold,
-            m->section[C1_D].data, net->conv1 + t * row);
+    for (cut = 0; cut < m->cuts; cut++)
+        for (t = 0; t < m->frames1; t++)
+            net->kernels->i8_conv_bits(
+                m->mels1, m->conv1_channels, m->kernel, m->kernel,
+                net->padded1 + t * m->stride * pitch, m->stride, pitch,
+                net->conv1_weight.data,
+                net->conv1_threshold + cut * m->conv1_channels,
+                m->section[C1_D].data,
+                net->conv1 + cut * conv1_plane(m) + t * row);
+    bifsmn_cuts_to_planes(m->cuts, conv1_plane(m), net->conv1);
 }
 
 /* net->conv1 into padded2; +1 is around it. */
@@ -427,8 +533,99 @@ static void pad_conv1(struct bifsmn *net)
     const size_t in = 64 * words(C1), row = padded2_row(m);
     const struct gather inside = {
         m->frames1, m->mels1, C1, m->mels1 * in, in, 64 * row, border * C1, 0};
+    size_t p;
 
-    gather_bits(inside, net->conv1, net->padded2 + border * row);
+    for (p = 0; p < m->planes; p++)
+        gather_bits(inside, net->conv1 + p * conv1_plane(m),
+                    net->padded2 + p * padded2_plane(m) + border * row);
+}
+
+/* A binary layer: M positions, N outputs, K inputs in planes that follow one
+ * another, its weights, and its place in GAIN. */
+struct b1_layer {
+    size_t M, N, K;
+    const uint64_t *x;
+    const uint8_t *weight;
+    size_t index;
+};
+
+/* What an input of a plane counts for. */
+static uint32_t gain(const struct model *m, size_t layer, size_t plane)
+{
+    return m->planes > 1 ? m->section[GAIN].data[2 * layer + plane] : 1;
+}
+
+/* The greatest weighted sum of a layer of K inputs. */
+static uint32_t most(const struct model *m, size_t layer, size_t K)
+{
+    uint32_t sum = 0;
+    size_t p;
+
+    for (p = 0; p < m->planes; p++)
+        sum += gain(m, layer, p);
+    return sum * (uint32_t)K;
+}
+
+/* Weighted counts of a matrix product to net->counts. */
+static void count(struct bifsmn *net, struct b1_layer l)
+{
+    size_t p;
+
+    memset(net->counts, 0, 4 * l.M * l.N);
+    for (p = 0; p < net->model.planes; p++)
+        net->kernels->b1_gemm_counts(l.M, l.N, l.K, l.x + p * l.M * words(l.K),
+                                     l.weight, gain(&net->model, l.index, p),
+                                     net->counts);
+}
+
+/* Bit outputs, to planes that follow one another. */
+static void run_bits(struct bifsmn *net, struct b1_layer l,
+                     const uint16_t *threshold, const uint32_t *cut,
+                     const uint8_t *direction, uint64_t *out)
+{
+    if (net->model.planes == 1) {
+        net->kernels->b1_gemm_bits(l.M, l.N, l.K, l.x, l.weight, threshold,
+                                   direction, out);
+        return;
+    }
+    count(net, l);
+    bifsmn_counts_to_bits(l.M, l.N, net->model.cuts, net->counts, cut,
+                          direction, out, l.M * words(l.N));
+}
+
+/* Real outputs onto the stream, and its signs to net->sign. */
+static void run_real(struct bifsmn *net, struct b1_layer l,
+                     const float *affine, int slope, size_t set)
+{
+    const struct model *m = &net->model;
+
+    if (counted(m)) {
+        count(net, l);
+        bifsmn_counts_to_stream(l.M, l.N, net->kernels->tile,
+                                most(m, l.index, l.K), net->counts, affine,
+                                net->slope[slope] + set * l.N, net->stream);
+    } else {
+        static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
+
+        net->kernels->b1_gemm_real(
+            l.M, l.N, l.K, l.x, l.weight, affine,
+            load_f32(m->section[slopes[slope]].data + 4 * set), net->stream,
+            net->sign);
+    }
+}
+
+/* Bit planes of the stream, where they are more than its signs. */
+static void binarize_stream(struct bifsmn *net, int which, size_t set,
+                            uint64_t *out)
+{
+    const struct model *m = &net->model;
+    const size_t C = m->channels;
+
+    if (m->stream_sets > 0)
+        bifsmn_stream_to_bits(m->frames2, C, net->kernels->tile, m->cuts,
+                              net->stream,
+                              net->stream_cut[which] + set * m->cuts * C, out,
+                              m->frames2 * words(C));
 }
 
 /* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [T2][M2][kernel]
@@ -441,16 +638,18 @@ static void run_conv2(struct bifsmn *net)
     const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
                                    m->stride * C1, 64 * row, 64 * words(K), 0,
                                    1};
-    size_t t;
+    const struct b1_layer layer = {m->frames2 * m->mels2, m->conv2_channels, K,
+                                   net->gathered, net->conv2_weight.data, 0};
+    uint64_t *out = net->gathered;
+    size_t t, p;
 
     pad_conv1(net);
-    for (t = 0; t < m->frames2; t++)
-        gather_rows(patches, net->padded2 + t * m->stride * row,
-                    net->gathered + t * m->mels2 * words(K));
-    net->kernels->b1_gemm_bits(m->frames2 * m->mels2, m->conv2_channels, K,
-                               net->gathered, net->conv2_weight.data,
-                               net->conv2_threshold, m->section[C2_D].data,
-                               net->conv2);
+    for (p = 0; p < m->planes; p++)
+        for (t = 0; t < m->frames2; t++, out += m->mels2 * words(K))
+            gather_rows(patches, net->padded2 + p * padded2_plane(m) +
+                                     t * m->stride * row, out);
+    run_bits(net, layer, net->conv2_threshold, net->conv2_cut,
+             m->section[C2_D].data, net->conv2);
 }
 
 /* net->conv2 to stream and sign [T2][C]; gathered bits [T2][M2][C2]. */
@@ -461,58 +660,97 @@ static void run_fc(struct bifsmn *net)
     const size_t in = 64 * words(C2);
     const struct gather rows = {m->frames2, m->mels2, C2, m->mels2 * in, in,
                                 64 * words(K), 0, 1};
+    const struct b1_layer layer = {m->frames2, m->channels, K, net->gathered,
+                                   net->fc_weight.data, 1};
+    size_t p;
 
-    gather_rows(rows, net->conv2, net->gathered);
+    for (p = 0; p < m->planes; p++)
+        gather_rows(rows, net->conv2 + p * conv2_plane(m),
+                    net->gathered + p * m->frames2 * words(K));
     memset(net->stream, 0, 4 * stream_size(net));
-    net->kernels->b1_gemm_real(m->frames2, m->channels, K, net->gathered,
-                               net->fc_weight.data, net->fc_affine,
-                               load_f32(m->section[FC_S].data), net->stream,
-                               net->sign);
+    run_real(net, layer, net->fc_affine, FC_SLOPE, 0);
 }
 
-/* One layer with the constants set[stage]: stream and sign to themselves. */
-static void run_layer(struct bifsmn *net, size_t layer, size_t k,
-                      const size_t set[STAGES])
+/* net->sign onto the stream, and its signs to net->sign2. */
+static void run_memory(struct bifsmn *net, size_t layer, size_t set)
 {
     const struct model *m = &net->model;
-    const struct section *s = m->section;
-    const struct bifsmn_kernels *kernels = net->kernels;
-    const size_t T = m->frames2, C = m->channels, E = m->expansion;
-    const size_t row_c = 8 * words(C), row_e = 8 * words(E); /* bytes */
+    const size_t T = m->frames2, C = m->channels;
+    const uint8_t *weight =
+        m->section[ME_W].data + layer * m->taps * 8 * words(C);
+    const float *affine = net->memory_affine + set * 2 * C;
+    const size_t index = 2 + 3 * layer;
+    size_t p;
 
-    kernels->b1_memory_real(T, C, m->taps, m->left, m->dilation, net->sign,
-                            s[ME_W].data + layer * m->taps * row_c,
-                            net->memory_affine + set[MEMORY] * 2 * C,
-                            load_f32(s[ME_S].data + 4 * set[MEMORY]),
-                            net->stream, net->sign2);
+    if (!counted(m)) {
+        net->kernels->b1_memory_real(
+            T, C, m->taps, m->left, m->dilation, net->sign, weight, affine,
+            load_f32(m->section[ME_S].data + 4 * set), net->stream, net->sign2);
+        return;
+    }
+    memset(net->counts, 0, 4 * T * C);
+    for (p = 0; p < m->planes; p++)
+        net->kernels->b1_memory_counts(
+            T, C, m->taps, m->left, m->dilation, net->sign + p * T * words(C),
+            weight, gain(m, index, p), net->counts);
+    bifsmn_counts_to_stream(T, C, net->kernels->tile, most(m, index, m->taps),
+                            net->counts, affine,
+                            net->slope[MEMORY_SLOPE] + set * C, net->stream);
+}
+
+/* The sets of constants of one layer. */
+struct layer_sets {
+    size_t stage[STAGES], stream;
+};
+
+/* One layer: stream and sign to themselves. */
+static void run_layer(struct bifsmn *net, size_t layer, size_t k,
+                      const struct layer_sets *set)
+{
+    const struct model *m = &net->model;
+    const size_t T = m->frames2, C = m->channels, E = m->expansion;
+    const size_t row_e = 8 * words(E); /* bytes */
+    const struct b1_layer p1 = {
+        T, E, C, net->sign2,
+        net->p1_weight.data + layer * net->p1_weight.size, 3 + 3 * layer};
+    const struct b1_layer p2 = {
+        T, C, E, net->hidden,
+        net->p2_weight.data + layer * net->p2_weight.size, 4 + 3 * layer};
+    const size_t p1_set = set->stage[POINTWISE1];
+    const size_t p2_set = set->stage[POINTWISE2];
+
+    binarize_stream(net, MEMORY_CUT, set->stream, net->sign);
+    run_memory(net, layer, set->stage[MEMORY]);
     trace_stream(net, "memory", k);
 
-    kernels->b1_gemm_bits(T, E, C, net->sign2,
-                          net->p1_weight.data + layer * net->p1_weight.size,
-                          net->p1_threshold + set[POINTWISE1] * E,
-                          s[P1_D].data + set[POINTWISE1] * row_e, net->hidden);
-    bifsmn_network_trace(net, "pointwise1", k, net->hidden, T * row_e);
+    binarize_stream(net, POINTWISE1_CUT, set->stream, net->sign2);
+    run_bits(net, p1, net->p1_threshold + p1_set * E,
+             m->planes > 1 ? net->p1_cut + p1_set * m->cuts * E : NULL,
+             m->section[P1_D].data + p1_set * row_e, net->hidden);
+    bifsmn_network_trace(net, "pointwise1", k, net->hidden,
+                         m->planes * T * row_e);
 
-    kernels->b1_gemm_real(
-        T, C, E, net->hidden, net->p2_weight.data + layer * net->p2_weight.size,
-        net->p2_affine + set[POINTWISE2] * 2 * C,
-        load_f32(s[P2_S].data + 4 * set[POINTWISE2]), net->stream, net->sign);
+    run_real(net, p2, net->p2_affine + p2_set * 2 * C, POINTWISE2_SLOPE,
+             p2_set);
     trace_stream(net, "pointwise2", k);
 }
 
-/* stream to scores [classes]. */
-static void run_head(struct bifsmn *net, float *scores)
+/* stream to scores [classes]; index: of the depth. */
+static void run_head(struct bifsmn *net, size_t index, float *scores)
 {
     const struct model *m = &net->model;
-    const uint8_t *affine = m->section[HD_A].data;
+    const uint8_t *scale = m->section[HD_A].data;
+    const uint8_t *bias = m->rprelu ? m->section[HD_B].data + 4 * index *
+                                                                  m->classes
+                                    : scale + 4 * m->classes;
     size_t i;
 
     net->kernels->f32_gemv(m->classes, stream_size(net), net->stream,
                            net->head_weight, scores);
     for (i = 0; i < m->classes; i++) {
-        float scaled = scores[i] * load_f32(affine + 4 * i);
+        float scaled = scores[i] * load_f32(scale + 4 * i);
 
-        scores[i] = scaled + load_f32(affine + 4 * (m->classes + i));
+        scores[i] = scaled + load_f32(bias + 4 * i);
     }
 }
 
@@ -529,20 +767,21 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
 
     run_conv1(net, features);
     bifsmn_network_trace(net, "conv1", 0, net->conv1,
-                         8 * m->frames1 * m->mels1 * words(m->conv1_channels));
+                         8 * m->planes * conv1_plane(m));
     run_conv2(net);
     bifsmn_network_trace(net, "conv2", 0, net->conv2,
-                         8 * m->frames2 * m->mels2 * words(m->conv2_channels));
+                         8 * m->planes * conv2_plane(m));
     run_fc(net);
     trace_stream(net, "fc", 0);
     for (k = 0; k < depth; k++) {
         const size_t layer = (k + 1) * m->layers / depth - 1;
-        size_t set[STAGES];
+        struct layer_sets set;
 
         for (stage = 0; stage < STAGES; stage++)
-            set[stage] = m->private_sets >> stage & 1 ? before + k : layer;
-        run_layer(net, layer, k, set);
+            set.stage[stage] = m->flags >> stage & 1 ? before + k : layer;
+        set.stream = m->rprelu ? before + k : layer;
+        run_layer(net, layer, k, &set);
     }
-    run_head(net, scores);
+    run_head(net, index, scores);
     bifsmn_network_trace(net, "scores", 0, scores, 4 * m->classes);
 }

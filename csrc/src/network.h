@@ -9,6 +9,9 @@
 #include "kernels.h"
 #include "model.h"
 
+enum { FC_SLOPE, MEMORY_SLOPE, POINTWISE2_SLOPE, SLOPES };
+enum { MEMORY_CUT, POINTWISE1_CUT, CUTS };
+
 /* Everything lies in the workspace, this struct first. */
 struct bifsmn {
     struct model model;
@@ -19,13 +22,20 @@ struct bifsmn {
 
     /* Constants, unpacked once from the file so that kernels see one type. */
     int *depth;                 /* [D] */
-    int32_t *conv1_threshold;   /* [C1] */
+    int32_t *conv1_threshold;   /* [cuts][C1] */
     uint16_t *conv2_threshold;  /* [C2] */
     float *fc_affine;           /* [2][C] */
     float *memory_affine;       /* [sets][2][C] */
     uint16_t *p1_threshold;     /* [sets][E] */
     float *p2_affine;           /* [sets][2][C] */
     float *head_weight;         /* [classes][T2][C], tiled as the stream */
+
+    /* What counts.h needs; NULL where kernels do without. */
+    uint32_t *conv2_cut;        /* [cuts][C2], where there are two planes */
+    uint32_t *p1_cut;           /* [sets][cuts][E] */
+    float *slope[SLOPES];       /* of fc [C], memory and pointwise 2 [sets][C] */
+    float *stream_cut[CUTS];    /* before memory, pointwise 1: [sets][cuts][C] */
+    uint32_t *counts;           /* of one layer */
 
     /* Weights: where they lie in the file, or packed for the kernels in use. */
     struct weights {
@@ -34,7 +44,8 @@ struct bifsmn {
         uint8_t *packed;        /* room, where a table may pack them */
     } conv1_weight, conv2_weight, fc_weight, p1_weight, p2_weight;
 
-    /* What a run writes. Bits are in rows of whole words. */
+    /* What a run writes. Bits are in rows of whole words; where there are two
+     * planes of them, the second follows the first. */
     int8_t *features;  /* [T0][M0] */
     uint8_t *padded1;  /* [T0 + kernel - 1][M0 + kernel - 1] see network.c */
     uint64_t *conv1;   /* [T1][M1][C1] */

@@ -338,10 +338,23 @@ class Model:
                 raise ModelFileError(f"section {tag} has non-finite numbers")
         if self.arrays["FRNT"][0] <= 0:
             raise ModelFileError("the floor of the front end must be positive")
-        if (self.arrays.get("GAIN", np.ones(1)) == 0).any():
-            raise ModelFileError("section GAIN: a plane counts for nothing")
+        if self.config.planes > 1:
+            self._check_gains()
         if (np.diff(self.arrays["MELS"]) <= 0).any():
             raise ModelFileError("mel edges must rise strictly")
+
+
+    def _check_gains(self):
+        c, gains = self.config, self.arrays["GAIN"].astype(np.int64)
+        if (gains == 0).any():
+            raise ModelFileError("section GAIN: a plane counts for nothing")
+        inputs = [
+            c.kernel**2 * c.conv1_channels,
+            c.mels_out * c.conv2_channels,
+            *[c.taps, c.channels, c.expansion] * c.layers,
+        ]
+        if (gains.sum(1) * inputs > 2**24).any():
+            raise ModelFileError("section GAIN: sums are beyond 2**24")
 
 
 def layout(config, depths):

@@ -248,6 +248,7 @@ class NativeEngine:
             "conv1" and "conv2" (bool, [frames, mels, channels]), "fc"
             (float32, [frames, channels]), for each executed layer k
             "memory.k", "pointwise1.k" (bool) and "pointwise2.k", "scores".
+            Bits in two planes are [2, ...].
         """
         i = self.info
         stream = (i.frames2, i.channels)
@@ -268,7 +269,11 @@ class NativeEngine:
             shape = shapes.get(name, stream)
             if name in bits:
                 words = np.frombuffer(raw, np.uint64)
-                stages[key] = _unpack(words.reshape(*shape[:-1], -1), shape[-1])
+                row = -(-shape[-1] // 64)
+                planes = words.reshape(-1, *shape[:-1], row)
+                if len(planes) == 1:
+                    planes = planes[0]
+                stages[key] = _unpack(planes, shape[-1])
             else:
                 stages[key] = np.frombuffer(raw, np.float32).reshape(shape)
 
