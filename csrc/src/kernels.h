@@ -70,6 +70,17 @@ struct bifsmn_kernels {
     /* out [N] = w [N][K] times x [K], in any order of additions. */
     void (*f32_gemv)(size_t N, size_t K, const float *x, const float *w,
                      float *out);
+
+    /* d += gain * (differing bits of w and x), for layers whose sums are all
+     * that is wanted, or that add those of several planes of bits.
+     * x [M][words(K)], w as b1_gemm_bits takes it, d [M][N] */
+    void (*b1_gemm_counts)(size_t M, size_t N, size_t K, const uint64_t *x,
+                           const uint8_t *w, uint32_t gain, uint32_t *d);
+
+    /* The same of the inputs and weights of b1_memory_real. */
+    void (*b1_memory_counts)(size_t M, size_t N, size_t taps, size_t left,
+                             size_t dilation, const uint64_t *x,
+                             const uint8_t *w, uint32_t gain, uint32_t *d);
 };
 
 static inline size_t x_slack(size_t step)
@@ -101,6 +112,11 @@ extern const struct bifsmn_kernels bifsmn_kernels_neon_dot;
 extern const struct bifsmn_kernels bifsmn_kernels_neon;
 #endif
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
+
+/* The one b1_memory_counts, which needs no more than 64-bit words. */
+void bifsmn_b1_memory_counts(size_t M, size_t N, size_t taps, size_t left,
+                             size_t dilation, const uint64_t *x,
+                             const uint8_t *w, uint32_t gain, uint32_t *d);
 
 /* The i-th table that this machine can run, best first; NULL after the last. */
 const struct bifsmn_kernels *bifsmn_kernels_at(size_t i);

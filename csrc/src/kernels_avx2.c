@@ -505,6 +505,53 @@ AVX2 static void f32_gemv__avx2_4x8(size_t N, size_t K, const float *x,
     }
 }
 
+TILE_AVX2 void counts_tile__avx2(const size_t rows, size_t outputs, size_t K,
+                                 const uint64_t *x, const __m256i *w,
+                                 uint32_t gain, size_t N, uint32_t *to)
+{
+    const __m256i gains = _mm256_set1_epi32((int32_t)gain);
+    __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8];
+    uint32_t last[8];
+    size_t r, i, j;
+
+    differences__avx2(rows, outputs, K, x, w, d);
+    for (r = 0; r < rows; r++, to += N)
+        for (i = 0; i < outputs; i += 8) {
+            const __m256i more = _mm256_mullo_epi32(d[r][i / 8], gains);
+            __m256i *at = (__m256i *)(to + i);
+
+            if (i + 8 <= outputs) {
+                _mm256_storeu_si256(
+                    at, _mm256_add_epi32(_mm256_loadu_si256(at), more));
+                continue;
+            }
+            _mm256_storeu_si256((__m256i *)last, more);
+            for (j = i; j < outputs; j++)
+                to[j] += last[j - i];
+        }
+}
+
+AVX2 static void b1_gemm_counts__avx2_64x4(size_t M, size_t N, size_t K,
+                                           const uint64_t *x,
+                                           const uint8_t *w, uint32_t gain,
+                                           uint32_t *d)
+{
+    const __m256i *weight = (const __m256i *)w;
+    const size_t row = words(K);
+    size_t n, m;
+
+    for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8)) {
+        const size_t outputs = min_size(N - n, BLOCK_AVX2);
+
+        for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
+            counts_tile__avx2(ROWS_AVX2, outputs, K, x + m * row, weight, gain,
+                              N, d + m * N + n);
+        for (; m < M; m++)
+            counts_tile__avx2(1, outputs, K, x + m * row, weight, gain, N,
+                              d + m * N + n);
+    }
+}
+
 const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     "avx2",
     1,
@@ -515,6 +562,8 @@ const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     b1_gemm_real__avx2_64x4,
     b1_memory_real__avx2_64x1,
     f32_gemv__avx2_4x8,
+    b1_gemm_counts__avx2_64x4,
+    bifsmn_b1_memory_counts,
 };
 
 #endif

@@ -359,6 +359,44 @@ AVX512 static void f32_gemv__avx512_4x16(size_t N, size_t K, const float *x,
     }
 }
 
+TILE_AVX512 void counts_tile__avx512(const size_t rows, size_t K,
+                                     const uint64_t *x, const __m512i *w,
+                                     uint32_t gain, __mmask16 outputs,
+                                     size_t N, uint32_t *to)
+{
+    const __m512i gains = _mm512_set1_epi32((int32_t)gain);
+    __m512i d[ROWS_AVX512];
+    size_t r;
+
+    differences__avx512(rows, (K + 31) / 32, words(K), x, w, d);
+    for (r = 0; r < rows; r++, to += N)
+        _mm512_mask_storeu_epi32(
+            to, outputs,
+            _mm512_add_epi32(_mm512_maskz_loadu_epi32(outputs, to),
+                             _mm512_mullo_epi32(d[r], gains)));
+}
+
+AVX512 static void b1_gemm_counts__avx512_16x8(size_t M, size_t N, size_t K,
+                                               const uint64_t *x,
+                                               const uint8_t *w, uint32_t gain,
+                                               uint32_t *d)
+{
+    const size_t row = words(K);
+    size_t n, m;
+
+    for (n = 0; n < N; n += LANES, w += 64 * ((K + 31) / 32)) {
+        const __mmask16 outputs = lanes(n, N);
+        const __m512i *tile = (const __m512i *)w;
+
+        for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            counts_tile__avx512(ROWS_AVX512, K, x + m * row, tile, gain,
+                                outputs, N, d + m * N + n);
+        for (; m < M; m++)
+            counts_tile__avx512(1, K, x + m * row, tile, gain, outputs, N,
+                                d + m * N + n);
+    }
+}
+
 const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     "avx512",
     1,
@@ -369,6 +407,8 @@ const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     b1_gemm_real__avx512_16x8,
     b1_memory_real__avx512_64x1,
     f32_gemv__avx512_4x16,
+    b1_gemm_counts__avx512_16x8,
+    bifsmn_b1_memory_counts,
 };
 
 #endif

@@ -1160,6 +1160,27 @@ static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
                                  slope, stream, sign);
 }
 
+static void b1_gemm_counts__neon_8x1(size_t M, size_t N, size_t K,
+                                     const uint64_t *x, const uint8_t *w,
+                                     uint32_t gain, uint32_t *d)
+{
+    const size_t row = words(K);
+    uint32_t counts[BLOCK_NEON][TILE_NEON];
+    size_t m, n, i, j;
+
+    for (m = 0; m < M; m += TILE_NEON)
+        for (n = 0; n < N; n += BLOCK_NEON) {
+            const size_t outputs = min_size(BLOCK_NEON, N - n);
+            const size_t count = min_size(TILE_NEON, M - m);
+
+            differences__neon(outputs, row, count, x + m * row, w + 8 * n * row,
+                              counts);
+            for (i = 0; i < count; i++)
+                for (j = 0; j < outputs; j++)
+                    d[(m + i) * N + n + j] += gain * counts[j][i];
+        }
+}
+
 const struct bifsmn_kernels bifsmn_kernels_neon = {
     "neon",
     TILE_NEON,
@@ -1170,6 +1191,8 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     b1_gemm_real__neon,
     b1_memory_real__neon,
     f32_gemv__neon_4x16,
+    b1_gemm_counts__neon_8x1,
+    bifsmn_b1_memory_counts,
 };
 
 const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
@@ -1182,6 +1205,8 @@ const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     b1_gemm_real__neon,
     b1_memory_real__neon,
     f32_gemv__neon_4x16,
+    b1_gemm_counts__neon_8x1,
+    bifsmn_b1_memory_counts,
 };
 
 #endif

@@ -214,6 +214,62 @@ static void f32_gemv__scalar_1x4(size_t N, size_t K, const float *x,
     }
 }
 
+static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
+                                        const uint64_t *x, const uint8_t *w,
+                                        uint32_t gain, uint32_t *d)
+{
+    const size_t row = words(K);
+    uint32_t count[BLOCK_SCALAR];
+    size_t m, n, i;
+
+    for (m = 0; m < M; m++, x += row, d += N)
+        for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
+
+            differences__scalar(outputs, row, x, w + 8 * n * row, count);
+            for (i = 0; i < outputs; i++)
+                d[n + i] += gain * count[i];
+        }
+}
+
+/* Counts eight channels in the bytes of a word: byte b of count[i] is that of
+ * channel 8 b + i, and of at most 255 taps. */
+void bifsmn_b1_memory_counts(size_t M, size_t N, size_t taps, size_t left,
+                             size_t dilation, const uint64_t *x,
+                             const uint8_t *w, uint32_t gain, uint32_t *d)
+{
+    enum { MOST_COUNTED = 255 };
+    const uint64_t lowest = 0x0101010101010101u;
+    const size_t row = words(N);
+    size_t m, n, i, j, b, end;
+
+    for (m = 0; m < M; m++, d += N)
+        for (n = 0; n < N; n += BLOCK_SCALAR)
+            for (j = 0; j < taps;) {
+                uint64_t count[8] = {0};
+
+                end = j + min_size(taps - j, MOST_COUNTED);
+                for (; j < end; j++) {
+                    /* Before the first position this wraps, far beyond M. */
+                    const size_t t = m + j * dilation - left * dilation;
+                    const uint64_t inputs =
+                        t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+                    const uint64_t differ =
+                        inputs ^ load_u64(w + 8 * (j * row + n / 64));
+
+                    for (i = 0; i < 8; i++)
+                        count[i] += differ >> i & lowest;
+                }
+                for (b = 0; b < 8 && n + 8 * b + 8 <= N; b++)
+                    for (i = 0; i < 8; i++)
+                        d[n + 8 * b + i] +=
+                            gain * (uint32_t)(count[i] >> 8 * b & 255);
+                for (i = 0; b < 8 && n + 8 * b + i < N; i++)
+                    d[n + 8 * b + i] +=
+                        gain * (uint32_t)(count[i] >> 8 * b & 255);
+            }
+}
+
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
     "scalar",
     1,
@@ -224,4 +280,6 @@ const struct bifsmn_kernels bifsmn_kernels_scalar = {
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,
     f32_gemv__scalar_1x4,
+    b1_gemm_counts__scalar_1x64,
+    bifsmn_b1_memory_counts,
 };

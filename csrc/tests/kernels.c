@@ -255,6 +255,66 @@ static void test_memory(size_t M, size_t N, size_t taps, size_t left,
     free(stream), free(whole), free(tiled);
 }
 
+static uint32_t any_gain(void)
+{
+    static const uint32_t values[] = {1, 64, 255};
+
+    return values[below(sizeof values / sizeof values[0])];
+}
+
+static void test_gemm_counts(size_t M, size_t N, size_t K)
+{
+    uint64_t *x = bit_rows(M, K), *w = bit_rows(N, K);
+    uint8_t *file = in_file(w, N * words(K));
+    const size_t bytes = 4 * M * N;
+    uint32_t *expected = block(bytes), *actual = malloc(bytes);
+    void *room = malloc(b1_packed_size(N, K) + 63);
+    uint8_t *packed = kernels->b1_pack ? aligned(room) : file;
+    const uint32_t gain = any_gain();
+
+    memcpy(actual, expected, bytes);
+    if (kernels->b1_pack)
+        kernels->b1_pack(N, K, file, packed);
+    bifsmn_kernels_scalar.b1_gemm_counts(M, N, K, x, file, gain, expected);
+    kernels->b1_gemm_counts(M, N, K, x, packed, gain, actual);
+    same("b1_gemm_counts", expected, actual, bytes, M, N, K);
+    free(x), free(w), free(file), free(expected), free(actual), free(room);
+}
+
+/* Against the definition: the tables share one function. */
+static void test_memory_counts(size_t M, size_t N, size_t taps, size_t left,
+                               size_t dilation)
+{
+    const size_t row = words(N), bytes = 4 * M * N;
+    uint64_t *x = bit_rows(M, N), *w = bit_rows(taps, N);
+    uint8_t *file;
+    uint32_t *expected = block(bytes), *actual = malloc(bytes);
+    const uint32_t gain = any_gain();
+    size_t m, n, j;
+
+    if (below(2)) { /* all taps differ, but outside */
+        memset(x, 255, 8 * M * row);
+        memset(w, 0, 8 * taps * row);
+        trim(x, M, N);
+    }
+    file = in_file(w, taps * row);
+    memcpy(actual, expected, bytes);
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n++)
+            for (j = 0; j < taps; j++) {
+                const size_t t = m + j * dilation - left * dilation;
+                const uint64_t in =
+                    t < M ? x[t * row + n / 64] >> n % 64 : 1;
+
+                if ((in ^ w[j * row + n / 64] >> n % 64) & 1)
+                    expected[m * N + n] += gain;
+            }
+    kernels->b1_memory_counts(M, N, taps, left, dilation, x, file, gain,
+                              actual);
+    same("b1_memory_counts", expected, actual, bytes, M, N, taps);
+    free(x), free(w), free(file), free(expected), free(actual);
+}
+
 static void test_gemv(size_t N, size_t K)
 {
     float *x = malloc(4 * K), *w = malloc(4 * N * K), sum = 0;
@@ -295,8 +355,12 @@ int main(int argc, char **argv)
         for (i = 0; i < S; i++)
             for (j = 0; j < S; j++)
                 test_b1_gemm(positions[below(P)], sizes[i], sizes[j]);
+        for (i = 0; i < S; i++)
+            for (j = 0; j < S; j++)
+                test_gemm_counts(positions[below(P)], sizes[i], sizes[j]);
         test_b1_gemm(1000, 70, 100);
         test_b1_gemm(5, 33, 65534);
+        test_gemm_counts(5, 33, 65534);
         for (i = 0; i < 300; i++)
             test_i8_conv(positions[below(P)], 1 + below(70), 1 + below(6),
                          1 + below(20), 1 + below(4));
@@ -314,6 +378,12 @@ int main(int argc, char **argv)
         for (i = 0; i < 100; i++) /* up to 7 taps, which NEON has apart */
             test_memory(positions[below(P)], 64 * (1 + below(3)), 1 + i % 8,
                         below(1 + i % 8), 1 + below(9));
+        for (i = 0; i < 200; i++) {
+            const size_t taps = 1 + below(below(10) ? 12 : 600);
+
+            test_memory_counts(positions[below(P)], sizes[below(S)], taps,
+                               below(taps), 1 + below(3));
+        }
         for (i = 0; i < S; i++)
             test_gemv(1 + below(20), sizes[i]);
         printf("%s equals scalar\n", kernels->name);
