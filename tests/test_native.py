@@ -295,7 +295,7 @@ DAMAGE = {
     "major version": (
         damaged((None, 8, "<H", 2)),
         "major format version",
-        "format version 2.0",
+        "format version 2\\.1",
     ),
     "truncated": (damaged()[:-1], "truncated", "truncated"),
     "padded": (damaged() + b"\0", "truncated or padded", "truncated or padded"),

@@ -53,7 +53,7 @@ void bifsmn_counts_to_bits(size_t M, size_t N, size_t cuts, const uint32_t *d,
     for (m = 0; m < M; m++, d += N)
         for (n = 0; n < N; n += BLOCK_COUNTS) {
             const size_t outputs = min_size(N - n, BLOCK_COUNTS);
-            uint64_t bits[MOST_CUTS];
+            uint64_t bits[MOST_CUTS] = {0};
 
             for (cut = 0; cut < cuts; cut++) {
                 const uint32_t *t = threshold + cut * N + n;
@@ -98,7 +98,7 @@ void bifsmn_stream_to_bits(size_t M, size_t N, size_t tile, size_t cuts,
 
         for (n = 0; n < N; n += BLOCK_COUNTS) {
             const size_t outputs = min_size(N - n, BLOCK_COUNTS);
-            uint64_t bits[MOST_CUTS];
+            uint64_t bits[MOST_CUTS] = {0};
 
             for (k = 0; k < cuts; k++) {
                 const float *at = cut + k * N + n;
