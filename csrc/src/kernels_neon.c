@@ -11,9 +11,11 @@
  * run on every vector pipe, widening additions only on some, so bytes are
  * widened only where they would overflow.
  *
- * Four inner loops are assembly, because compilers spill and shuffle there:
+ * The inner loops are assembly, because compilers spill and shuffle there:
  * they cost from 10 to 60 % more as intrinsics, differently with every
- * compiler. Everything around them is C. */
+ * compiler. Everything around them is C. They take the shapes of the default
+ * network; other shapes, and positions that do not fill a tile, have kernels
+ * in C (8x1), or those of the scalar table. */
 
 #include "kernels.h"
 
@@ -23,6 +25,11 @@
 #include <string.h>
 
 #include "bytes.h"
+
+#define ALL_VECTORS                                                            \
+    "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",  \
+        "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",  \
+        "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
 
 /* Kept apart, so that the rare does not burden the usual. */
 #define NOT_INLINED __attribute__((noinline))
@@ -417,10 +424,7 @@ b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
             : [full] "r"(room + 1), [end] "r"(threshold + N),
               [last] "r"(direction + N / 8), [pairs] "r"((size_t)128),
               [back] "r"(-(size_t)64), [row] "r"(row), [next] "r"(next)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-              "v26", "v27", "v28", "v29", "v30", "v31");
+            : "memory", "cc", ALL_VECTORS);
     }
 }
 
@@ -449,7 +453,7 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
         for (m = 0; m < M; m += 4) {
             const uint64_t *x = in + 7 * m, *tail = x + 6;
             const uint8_t *a = weights, *b = weights + PAIRS * ROW;
-            const uint16x4_t *pair = pairs[0], *end = pairs[PAIRS];
+            uint16x4_t(*pair)[4] = pairs, (*end)[4] = pairs + PAIRS;
 
             __asm__ volatile(
                 ".macro two d, p0, p1, p2, q0, q1, q2, w0, w1, w2\n"
@@ -513,10 +517,7 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
                 : [x] "+&r"(x), [tail] "+&r"(tail), [a] "+&r"(a),
                   [b] "+&r"(b), [pair] "+&r"(pair)
                 : [end] "r"(end), [bits] "r"(bits), [row] "r"((size_t)ROW)
-                : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6",
-                  "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v16",
-                  "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-                  "v26", "v27", "v28", "v29", "v30", "v31");
+                : "memory", "cc", ALL_VECTORS);
             for (i = 0; i < 4; i++) {
                 const uint64_t half = bits[i] ^ load_u32(direction + n / 8);
                 uint64_t *to = out + (m + i) * words(N) + n / BLOCK_NEON;
@@ -638,10 +639,7 @@ static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
               [room] "+&r"(at)
             : [full] "r"(room + 16), [end] "r"(affine + N),
               [slope] "r"(&slope), [row] "r"(row), [next] "r"(next)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-              "v26", "v27", "v28", "v29", "v30", "v31");
+            : "memory", "cc", ALL_VECTORS);
     }
 }
 
@@ -886,6 +884,20 @@ static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
         ((struct conv_weights *)packed)->at_once = FOUR_TAPS;
 }
 
+/* Two channels at a time from x in v0 to v13, which leaves the bits in v31. */
+#define EVERY_CHANNEL                                                          \
+    "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"                      \
+    "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"                      \
+    "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"                    \
+    "ldp q12, q13, [%[x]]\n"                                                   \
+    "1:\n"                                                                     \
+    "channel v30, v31\n"                                                       \
+    "channel v31, v30\n"                                                       \
+    "cmp %[start], %[end]\n"                                                   \
+    "b.ne 1b\n"                                                                \
+    "str q31, [%[bits]]\n"                                                     \
+    ".purgem channel\n"
+
 /* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
  * `start`, is below zero. A vector of x has two taps of each position side by
  * side: two products of each add up in 16 bits, two of those sums in 32. */
@@ -905,7 +917,7 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
         "sadalp v28.4s, \\low\\().8h\n"
         "sadalp v29.4s, \\high\\().8h\n"
         ".endm\n"
-        ".macro channel before, bits\n"
+        ".macro channel bits, before\n"
         "ld1r {v28.4s}, [%[start]], #4\n"
         "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
         "ld4r {v20.8h, v21.8h, v22.8h, v23.8h}, [%[w]], #8\n"
@@ -922,23 +934,11 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
         "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
         "sri \\bits\\().8h, \\before\\().8h, #1\n"
         ".endm\n"
-        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
-        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
-        "ldr q12, [%[x]]\n"
-        "1:\n"
-        "channel v31, v30\n"
-        "channel v30, v31\n"
-        "cmp %[start], %[end]\n"
-        "b.ne 1b\n"
-        "str q31, [%[bits]]\n"
+        EVERY_CHANNEL
         ".purgem four_taps\n"
-        ".purgem channel\n"
         : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start)
         : [end] "r"(end), [eight] "r"((size_t)8), [bits] "r"(bits)
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
-          "v9", "v10", "v11", "v12", "v16", "v17", "v18", "v19", "v20", "v21",
-          "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+        : "memory", "cc", ALL_VECTORS);
 }
 
 /* The same by SDOT, which adds four products in 32 bits: taps of two vectors
@@ -959,7 +959,7 @@ static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
         ".inst 0x4f80e000|((\\four)&1)<<21|(\\w)<<16|((\\four)>>1)<<11|"
         "(\\x)<<5|\\sum\n"
         ".endm\n"
-        ".macro channel before, bits\n"
+        ".macro channel bits, before\n"
         "ld1r {v28.4s}, [%[start]], #4\n"
         "ldp q26, q27, [%[w]], #32\n"
         "mov v29.16b, v28.16b\n"
@@ -970,23 +970,11 @@ static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
         "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
         "sri \\bits\\().8h, \\before\\().8h, #1\n"
         ".endm\n"
-        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
-        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
-        "ldp q12, q13, [%[x]]\n"
-        "1:\n"
-        "channel v31, v30\n"
-        "channel v30, v31\n"
-        "cmp %[start], %[end]\n"
-        "b.ne 1b\n"
-        "str q31, [%[bits]]\n"
+        EVERY_CHANNEL
         ".purgem dot\n"
-        ".purgem channel\n"
         : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start)
         : [end] "r"(end), [bits] "r"(bits)
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
-          "v9", "v10", "v11", "v12", "v13", "v26", "v27", "v28", "v29", "v30",
-          "v31");
+        : "memory", "cc", ALL_VECTORS);
 }
 
 /* The inputs of 8 positions, two taps each: columns 0, 1 and 2, 3 of each row,
@@ -1105,9 +1093,7 @@ static void f32_gemv__neon_4x16(size_t N, size_t K, const float *x,
             : [x] "+r"(at), [row0] "+r"(row[0]), [row1] "+r"(row[1]),
               [row2] "+r"(row[2]), [row3] "+r"(row[3])
             : [end] "r"(x + whole), [sums] "r"(sums)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23");
+            : "memory", "cc", ALL_VECTORS);
         for (i = 0; i < min_size(4, N - n); i++) {
             for (k = 0; k < K - whole; k++)
                 sums[i] += x[whole + k] * row[i][k];
