@@ -11,9 +11,11 @@
  * run on every vector pipe, widening additions only on some, so bytes are
  * widened only where they would overflow.
  *
- * Four inner loops are assembly, because compilers spill and shuffle there:
+ * The inner loops are assembly, because compilers spill and shuffle there:
  * they cost from 10 to 60 % more as intrinsics, differently with every
- * compiler. Everything around them is C. */
+ * compiler. Everything around them is C. They take the shapes of the default
+ * network; other shapes, and positions that do not fill a tile, have kernels
+ * in C (8x1), or those of the scalar table. */
 
 #include "kernels.h"
 
@@ -24,6 +26,11 @@
 
 #include "bytes.h"
 
+#define ALL_VECTORS                                                            \
+    "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",  \
+        "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",  \
+        "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
+
 /* Kept apart, so that the rare does not burden the usual. */
 #define NOT_INLINED __attribute__((noinline))
 
@@ -31,6 +38,7 @@ enum {
     TILE_NEON = 8,   /* positions */
     BLOCK_NEON = 64, /* outputs: the bits of one word */
     HALF_NEON = 32,
+    MOST_BITS = 2048, /* outputs of pointwise 1 that have room on the stack */
     CHANNELS_NEON = 16 /* outputs of an i8 tile */
 };
 
@@ -290,96 +298,91 @@ NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps
 
 /* Row i goes with row i + 8, so that SRI leaves one byte of bits of each.
  *
- * rows: differing bits of rows a and b at 8 positions: the halves of a tree
- * whose last addition gives a 0, b 0, a 1, b 1 ... of at most 128 each, so that
- * bytes are enough all the way. That addition, the comparison with the limits
- * and the bits, put on top of those of the rows before, follow among the next
- * rows: processors that run in order would wait for them.
+ * rows: differing bits of rows a and b at 8 positions, added by a tree whose
+ * last addition gives a 0, b 0, a 1, b 1 ... of at most 128 each, so that bytes
+ * are enough all the way. Then the comparison with the limits, and the bits on
+ * top of those of the rows before. The order is a pipeline's: whatever uses a
+ * result comes six instructions later at least, the end of the tree among the
+ * next rows and the bits among those after, for processors that run in order.
+ * What it ends before the first rows is shifted out again.
  * (The assembler's macros, because C's would make strings too long for C99.) */
-NOT_INLINED static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
-                                    const uint8_t *weights,
-                                    const uint16_t *thresholds,
-                                    const uint8_t *directions, uint64_t *out)
+NOT_INLINED static void
+b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64_t *in,
+                        const uint8_t *weights, const uint16_t *thresholds,
+                        const uint8_t *directions, uint64_t *out)
 {
     const size_t row = 8 * words(N), next = 8 - 8 * row;
-    uint16_t room[4][TILE_NEON]; /* limits of rows i and i + 8, then bits */
+    /* Limits of rows i and i + 8, then their bits; the first are of no rows. */
+    uint16_t room[1 + MOST_BITS / 16][TILE_NEON];
 
     for (; M > 0; M -= TILE_NEON, in += 2 * TILE_NEON, out += row) {
         const uint8_t *w = weights, *direction = directions;
         const uint16_t *threshold = thresholds;
         const uint64_t *x = in;
-        uint16_t *at = room[0];
+        uint16_t *at = room[1];
         uint64_t *to = out;
 
         __asm__ volatile(
-            ".macro rows a, b, limit, before, bits\n"
-            "eor v8.16b, v0.16b, \\a\n"
-            "eor v9.16b, v0.16b, \\b\n"
+            ".macro rows a, b, limit, bits, before\n"
+            "eor v9.16b, v0.16b, \\a\n"
+            "eor v31.16b, v0.16b, \\b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "addp v13.16b, v15.16b, v13.16b\n"
+            "addp v30.16b, v12.16b, v30.16b\n"
             "eor v10.16b, v1.16b, \\a\n"
-            "eor v11.16b, v1.16b, \\b\n"
-            "eor v12.16b, v2.16b, \\a\n"
-            "eor v13.16b, v2.16b, \\b\n"
-            "eor v14.16b, v3.16b, \\a\n"
-            "eor v15.16b, v3.16b, \\b\n"
-            ".ifnb \\limit\n"
+            "eor v12.16b, v1.16b, \\b\n"
+            "cnt v9.16b, v9.16b\n"
+            "cnt v31.16b, v31.16b\n"
+            "addp v11.16b, v11.16b, v14.16b\n"
+            "sri \\before\\().16b, \\bits\\().16b, #1\n"
+            "eor \\bits\\().16b, v2.16b, \\a\n"
+            "eor v15.16b, v2.16b, \\b\n"
+            "cnt v10.16b, v10.16b\n"
+            "cnt v12.16b, v12.16b\n"
+            "addp v9.16b, v9.16b, v31.16b\n"
+            "addp v14.16b, v13.16b, v11.16b\n"
+            "eor v11.16b, v3.16b, \\a\n"
+            "eor v13.16b, v3.16b, \\b\n"
+            "cnt \\bits\\().16b, \\bits\\().16b\n"
+            "cnt v15.16b, v15.16b\n"
+            "addp v31.16b, v10.16b, v12.16b\n"
+            "addp v14.16b, v30.16b, v14.16b\n"
+            "eor v12.16b, v4.16b, \\a\n"
+            "eor v10.16b, v4.16b, \\b\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v13.16b, v13.16b\n"
+            "addp \\bits\\().16b, \\bits\\().16b, v15.16b\n"
+            "addp v9.16b, v9.16b, v31.16b\n"
+            "eor v30.16b, v5.16b, \\a\n"
+            "eor v31.16b, v5.16b, \\b\n"
+            "cnt v12.16b, v12.16b\n"
+            "cnt v10.16b, v10.16b\n"
+            "addp v11.16b, v11.16b, v13.16b\n"
+            "addp v14.16b, v8.16b, v14.16b\n"
+            "eor v15.16b, v6.16b, \\a\n"
+            "eor v13.16b, v6.16b, \\b\n"
+            "cnt v30.16b, v30.16b\n"
+            "cnt v31.16b, v31.16b\n"
+            "addp v12.16b, v12.16b, v10.16b\n"
+            "addp v8.16b, \\bits\\().16b, v11.16b\n"
+            "cmhi \\bits\\().16b, \\limit, v14.16b\n"
+            "eor v11.16b, v7.16b, \\a\n"
+            "eor v14.16b, v7.16b, \\b\n"
+            "cnt v15.16b, v15.16b\n"
+            "cnt v13.16b, v13.16b\n"
             "addp v30.16b, v30.16b, v31.16b\n"
-            ".endif\n"
-            "cnt v8.16b, v8.16b\n"
-            "cnt v9.16b, v9.16b\n"
-            "cnt v10.16b, v10.16b\n"
-            "cnt v11.16b, v11.16b\n"
-            "cnt v12.16b, v12.16b\n"
-            "cnt v13.16b, v13.16b\n"
-            "cnt v14.16b, v14.16b\n"
-            "cnt v15.16b, v15.16b\n"
-            ".ifnb \\limit\n"
-            "cmhi \\bits, \\limit, v30.16b\n"
-            ".endif\n"
-            "addp v8.16b, v8.16b, v9.16b\n"
-            "addp v10.16b, v10.16b, v11.16b\n"
-            "addp v12.16b, v12.16b, v13.16b\n"
-            "addp v14.16b, v14.16b, v15.16b\n"
-            ".ifnb \\limit\n"
-            "sri \\bits, \\before, #1\n"
-            ".endif\n"
-            "eor v9.16b, v4.16b, \\a\n"
-            "eor v11.16b, v4.16b, \\b\n"
-            "eor v13.16b, v5.16b, \\a\n"
-            "eor v15.16b, v5.16b, \\b\n"
-            "addp v8.16b, v8.16b, v10.16b\n"
-            "addp v12.16b, v12.16b, v14.16b\n"
-            "eor v10.16b, v6.16b, \\a\n"
-            "eor v14.16b, v6.16b, \\b\n"
-            "cnt v9.16b, v9.16b\n"
-            "cnt v11.16b, v11.16b\n"
-            "cnt v13.16b, v13.16b\n"
-            "cnt v15.16b, v15.16b\n"
-            "addp v30.16b, v8.16b, v12.16b\n"
-            "eor v8.16b, v7.16b, \\a\n"
-            "eor v12.16b, v7.16b, \\b\n"
-            "cnt v10.16b, v10.16b\n"
-            "cnt v14.16b, v14.16b\n"
-            "addp v9.16b, v9.16b, v11.16b\n"
-            "addp v13.16b, v13.16b, v15.16b\n"
-            "cnt v8.16b, v8.16b\n"
-            "cnt v12.16b, v12.16b\n"
-            "addp v10.16b, v10.16b, v14.16b\n"
-            "addp v9.16b, v9.16b, v13.16b\n"
-            "addp v8.16b, v8.16b, v12.16b\n"
-            "addp v10.16b, v10.16b, v8.16b\n"
-            "addp v31.16b, v9.16b, v10.16b\n"
+            "addp v8.16b, v9.16b, v8.16b\n"
             ".endm\n"
-            ".macro eight_rows step\n" /* i to i + 3, i + 8 to i + 11 */
+            ".macro eight_rows step, store\n" /* i to i + 3, i + 8 to i + 11 */
             "ld1 {v16.16b, v17.16b, v18.16b, v19.16b}, [%[w]], %[pairs]\n"
             "ld1 {v20.16b, v21.16b, v22.16b, v23.16b}, [%[w]], \\step\n"
+            "rows v16.16b, v20.16b, v27.16b, v28, v29\n"
             "ld4r {v24.8h, v25.8h, v26.8h, v27.8h}, [%[room]], #8\n"
-            "rows v16.16b, v20.16b\n"
-            "rows v17.16b, v21.16b, v24.16b, v28.16b, v29.16b\n"
-            "rows v18.16b, v22.16b, v25.16b, v29.16b, v28.16b\n"
-            "rows v19.16b, v23.16b, v26.16b, v28.16b, v29.16b\n"
-            "addp v30.16b, v30.16b, v31.16b\n"
-            "cmhi v28.16b, v27.16b, v30.16b\n"
-            "sri v28.16b, v29.16b, #1\n"
+            "rows v17.16b, v21.16b, v24.16b, v29, v28\n"
+            "\\store\n"
+            "rows v18.16b, v22.16b, v25.16b, v28, v29\n"
+            "rows v19.16b, v23.16b, v26.16b, v29, v28\n"
             ".endm\n"
             "ld1 {v0.2d, v1.2d, v2.2d, v3.2d}, [%[x]], #64\n"
             "ld1 {v4.2d, v5.2d, v6.2d, v7.2d}, [%[x]]\n"
@@ -387,32 +390,41 @@ NOT_INLINED static void b1_gemm_bits__neon_8x16(size_t M, size_t N, const uint64
             "ldp q24, q25, [%[threshold]], #32\n"
             "sli v24.8h, v25.8h, #8\n"
             "str q24, [%[room]]\n"
-            "eight_rows %[back]\n"
+            "eight_rows %[back], \"stur q28, [%[room], #-24]\"\n"
             "eight_rows #64\n"
-            "str q28, [%[room], #-16]\n"
-            "cmp %[room], %[full]\n"
+            "cmp %[threshold], %[end]\n"
             "b.ne 1b\n"
-            "sub %[room], %[room], #64\n"
+            "cnt v11.16b, v11.16b\n"
+            "cnt v14.16b, v14.16b\n"
+            "sri v29.16b, v28.16b, #1\n"
+            "addp v13.16b, v15.16b, v13.16b\n"
+            "addp v30.16b, v12.16b, v30.16b\n"
+            "addp v11.16b, v11.16b, v14.16b\n"
+            "addp v14.16b, v13.16b, v11.16b\n"
+            "addp v14.16b, v30.16b, v14.16b\n"
+            "addp v14.16b, v8.16b, v14.16b\n"
+            "cmhi v28.16b, v27.16b, v14.16b\n"
+            "sri v28.16b, v29.16b, #1\n"
+            "str q28, [%[room], #-16]\n"
+            "mov %[room], %[full]\n"
+            "2:\n"
             "ld1 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"
             "ld4r {v12.8h, v13.8h, v14.8h, v15.8h}, [%[direction]], #8\n"
             STORE_BLOCK("eor v8.16b, v8.16b, v12.16b\n"
                         "eor v9.16b, v9.16b, v13.16b\n"
                         "eor v10.16b, v10.16b, v14.16b\n"
                         "eor v11.16b, v11.16b, v15.16b\n")
-            "cmp %[threshold], %[end]\n"
-            "b.ne 1b\n"
+            "add %[room], %[room], #64\n"
+            "cmp %[direction], %[last]\n"
+            "b.ne 2b\n"
             ".purgem rows\n"
             ".purgem eight_rows\n"
             : [x] "+&r"(x), [w] "+&r"(w), [threshold] "+&r"(threshold),
-              [direction] "+&r"(direction), [out] "+&r"(to),
-              [room] "+&r"(at)
-            : [full] "r"(room + 4), [end] "r"(threshold + N),
-              [pairs] "r"((size_t)128), [back] "r"(-(size_t)64),
-              [row] "r"(row), [next] "r"(next)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-              "v26", "v27", "v28", "v29", "v30", "v31");
+              [direction] "+&r"(direction), [out] "+&r"(to), [room] "+&r"(at)
+            : [full] "r"(room + 1), [end] "r"(threshold + N),
+              [last] "r"(direction + N / 8), [pairs] "r"((size_t)128),
+              [back] "r"(-(size_t)64), [row] "r"(row), [next] "r"(next)
+            : "memory", "cc", ALL_VECTORS);
     }
 }
 
@@ -441,7 +453,7 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
         for (m = 0; m < M; m += 4) {
             const uint64_t *x = in + 7 * m, *tail = x + 6;
             const uint8_t *a = weights, *b = weights + PAIRS * ROW;
-            const uint16x4_t *pair = pairs[0], *end = pairs[PAIRS];
+            uint16x4_t(*pair)[4] = pairs, (*end)[4] = pairs + PAIRS;
 
             __asm__ volatile(
                 ".macro two d, p0, p1, p2, q0, q1, q2, w0, w1, w2\n"
@@ -505,10 +517,7 @@ static void b1_gemm_bits__neon_4x2(size_t M, size_t N, const uint64_t *in,
                 : [x] "+&r"(x), [tail] "+&r"(tail), [a] "+&r"(a),
                   [b] "+&r"(b), [pair] "+&r"(pair)
                 : [end] "r"(end), [bits] "r"(bits), [row] "r"((size_t)ROW)
-                : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6",
-                  "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v16",
-                  "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-                  "v26", "v27", "v28", "v29", "v30", "v31");
+                : "memory", "cc", ALL_VECTORS);
             for (i = 0; i < 4; i++) {
                 const uint64_t half = bits[i] ^ load_u32(direction + n / 8);
                 uint64_t *to = out + (m + i) * words(N) + n / BLOCK_NEON;
@@ -630,10 +639,7 @@ static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
               [room] "+&r"(at)
             : [full] "r"(room + 16), [end] "r"(affine + N),
               [slope] "r"(&slope), [row] "r"(row), [next] "r"(next)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
-              "v26", "v27", "v28", "v29", "v30", "v31");
+            : "memory", "cc", ALL_VECTORS);
     }
 }
 
@@ -878,6 +884,20 @@ static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
         ((struct conv_weights *)packed)->at_once = FOUR_TAPS;
 }
 
+/* Two channels at a time from x in v0 to v13, which leaves the bits in v31. */
+#define EVERY_CHANNEL                                                          \
+    "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"                      \
+    "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"                      \
+    "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"                    \
+    "ldp q12, q13, [%[x]]\n"                                                   \
+    "1:\n"                                                                     \
+    "channel v30, v31\n"                                                       \
+    "channel v31, v30\n"                                                       \
+    "cmp %[start], %[end]\n"                                                   \
+    "b.ne 1b\n"                                                                \
+    "str q31, [%[bits]]\n"                                                     \
+    ".purgem channel\n"
+
 /* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
  * `start`, is below zero. A vector of x has two taps of each position side by
  * side: two products of each add up in 16 bits, two of those sums in 32. */
@@ -897,7 +917,7 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
         "sadalp v28.4s, \\low\\().8h\n"
         "sadalp v29.4s, \\high\\().8h\n"
         ".endm\n"
-        ".macro channel before, bits\n"
+        ".macro channel bits, before\n"
         "ld1r {v28.4s}, [%[start]], #4\n"
         "ld4r {v16.8h, v17.8h, v18.8h, v19.8h}, [%[w]], #8\n"
         "ld4r {v20.8h, v21.8h, v22.8h, v23.8h}, [%[w]], #8\n"
@@ -914,23 +934,11 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
         "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
         "sri \\bits\\().8h, \\before\\().8h, #1\n"
         ".endm\n"
-        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
-        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
-        "ldr q12, [%[x]]\n"
-        "1:\n"
-        "channel v31, v30\n"
-        "channel v30, v31\n"
-        "cmp %[start], %[end]\n"
-        "b.ne 1b\n"
-        "str q31, [%[bits]]\n"
+        EVERY_CHANNEL
         ".purgem four_taps\n"
-        ".purgem channel\n"
         : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start)
         : [end] "r"(end), [eight] "r"((size_t)8), [bits] "r"(bits)
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
-          "v9", "v10", "v11", "v12", "v16", "v17", "v18", "v19", "v20", "v21",
-          "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+        : "memory", "cc", ALL_VECTORS);
 }
 
 /* The same by SDOT, which adds four products in 32 bits: taps of two vectors
@@ -951,7 +959,7 @@ static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
         ".inst 0x4f80e000|((\\four)&1)<<21|(\\w)<<16|((\\four)>>1)<<11|"
         "(\\x)<<5|\\sum\n"
         ".endm\n"
-        ".macro channel before, bits\n"
+        ".macro channel bits, before\n"
         "ld1r {v28.4s}, [%[start]], #4\n"
         "ldp q26, q27, [%[w]], #32\n"
         "mov v29.16b, v28.16b\n"
@@ -962,23 +970,11 @@ static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
         "uzp2 \\bits\\().8h, v28.8h, v29.8h\n"
         "sri \\bits\\().8h, \\before\\().8h, #1\n"
         ".endm\n"
-        "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"
-        "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"
-        "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"
-        "ldp q12, q13, [%[x]]\n"
-        "1:\n"
-        "channel v31, v30\n"
-        "channel v30, v31\n"
-        "cmp %[start], %[end]\n"
-        "b.ne 1b\n"
-        "str q31, [%[bits]]\n"
+        EVERY_CHANNEL
         ".purgem dot\n"
-        ".purgem channel\n"
         : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start)
         : [end] "r"(end), [bits] "r"(bits)
-        : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",
-          "v9", "v10", "v11", "v12", "v13", "v26", "v27", "v28", "v29", "v30",
-          "v31");
+        : "memory", "cc", ALL_VECTORS);
 }
 
 /* The inputs of 8 positions, two taps each: columns 0, 1 and 2, 3 of each row,
@@ -1097,9 +1093,7 @@ static void f32_gemv__neon_4x16(size_t N, size_t K, const float *x,
             : [x] "+r"(at), [row0] "+r"(row[0]), [row1] "+r"(row[1]),
               [row2] "+r"(row[2]), [row3] "+r"(row[3])
             : [end] "r"(x + whole), [sums] "r"(sums)
-            : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7",
-              "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",
-              "v17", "v18", "v19", "v20", "v21", "v22", "v23");
+            : "memory", "cc", ALL_VECTORS);
         for (i = 0; i < min_size(4, N - n); i++) {
             for (k = 0; k < K - whole; k++)
                 sums[i] += x[whole + k] * row[i][k];
@@ -1116,7 +1110,7 @@ static void b1_gemm_bits__neon(size_t M, size_t N, size_t K, const uint64_t *x,
 {
     size_t done = 0;
 
-    if (words(K) == 2 && N % BLOCK_NEON == 0) {
+    if (words(K) == 2 && N % BLOCK_NEON == 0 && N <= MOST_BITS) {
         done = M / TILE_NEON * TILE_NEON;
         b1_gemm_bits__neon_8x16(done, N, x, w, threshold, direction, out);
     } else if (K > 384 && K <= 400 && N % HALF_NEON == 0) {
