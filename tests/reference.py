@@ -89,9 +89,7 @@ def trace(model, features, depth):
     patches = pad_and_cut(np.int64(features), 0)
     weights = np.int64(a["C1.W"]).reshape(c.conv1_channels, -1)
     sums = patches @ weights.T
-    x = planes_of(
-        [(sums >= np.int64(t)) ^ a["C1.D"][0] for t in a["C1.T"]]
-    )
+    x = planes_of([(sums >= np.int64(t)) ^ a["C1.D"][0] for t in a["C1.T"]])
     stages["conv1"] = kept(x)
 
     # Second convolution: +1 outside.

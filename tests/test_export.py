@@ -35,10 +35,10 @@ from speechbrain_bifsmn.inference import (
     save_trained,
 )
 from speechbrain_bifsmn.kernels.engine import NumbaEngine
-from speechbrain_bifsmn.kernels.native import NativeEngine
+from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
-from speechbrain_bifsmn.quantizers import Planes
+from speechbrain_bifsmn.quantizers import ACTIVATIONS, Planes
 from tests.random_model import random_model
 from tests.tiny import tiny_bifsmn
 
@@ -50,6 +50,21 @@ SHAPES = [
     {"kernel": 3, "stride": 3, "n_mels": 7, "head_bits": 8},
     {"private": ["memory", "pointwise1", "pointwise2"], "depths": [3, 2]},
     {"weight_quantizer": "bnn", "private": []},
+    # Every method, its learned numbers at random.
+    *(
+        {"weight_quantizer": name, "activation_quantizer": name}
+        for name in ACTIVATIONS
+        if name not in ("bifsmn", "as-released")
+    ),
+    {"activation_quantizer": "bifsmnv2", "depths": [4], "head_bits": 8},
+    {"activation_quantizer": "dorefa", "private": ["memory", "pointwise1"]},
+    {
+        "activation_quantizer": "reactnet",
+        "private": ["memory", "pointwise1", "pointwise2"],
+        "n_mels": 7,
+        "kernel": 3,
+        "left": 1,
+    },
 ]
 
 
@@ -83,6 +98,18 @@ def test_pytorch_numba_and_c_agree_on_every_bit(shape):
         traces = [engine.trace(features, depth) for engine in engines]
         assert_same_stages(traces[0], traces[1])
         assert_same_stages(traces[0], traces[2])
+
+
+@pytest.mark.parametrize("kernel", kernel_names()[:-1])
+@pytest.mark.parametrize("method", ["bifsmn", "dorefa", "reactnet", "bifsmnv2"])
+def test_every_kernel_serves_every_kind_of_method(method, kernel):
+    """One for each way through the runtime; the best is tested above."""
+    options = {"weight_quantizer": method, "activation_quantizer": method}
+    data = folded(tiny_bifsmn(**options, channels=64)).to_bytes()
+    engines = NativeEngine(data, kernel), NativeEngine(data, "scalar")
+    features = random_features(Model.from_bytes(data), 1)
+    for depth in engines[0].depths:
+        assert_same_stages(*(e.trace(features, depth) for e in engines))
 
 
 @pytest.mark.parametrize("seed", range(3))

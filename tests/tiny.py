@@ -33,6 +33,12 @@ def tiny_bifsmn(seed=0, **options):
             nn.init.normal_(module.norm.bias, 0.0, 0.5)
             if module.slope is not None:
                 nn.init.uniform_(module.slope, -0.1, 0.4)
+            if module.before is not None:
+                nn.init.normal_(module.before, 0.0, 0.3)
+                nn.init.normal_(module.after, 0.0, 0.3)
+    for name, parameter in model.named_parameters():
+        if "_quantizer." in name:
+            nn.init.uniform_(parameter, 0.1, 0.6)
     model.train()
     for _ in range(3):
         shape = 16, model.frames, model.n_mels

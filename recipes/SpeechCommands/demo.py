@@ -84,11 +84,11 @@ def time_networks(spotter, exported, features):
     step = model.conv1.step
     inputs = [torch.from_numpy(f).float()[None] * step for f in features]
 
-    def laps(run, clips):
+    def laps(run, clips, depth):
         """Microseconds of each call."""
         for clip in clips:
             started = time.perf_counter()
-            run(clip)
+            run(clip, depth=depth)
             yield 1e6 * (time.perf_counter() - started)
 
     table = {}
@@ -98,9 +98,8 @@ def time_networks(spotter, exported, features):
             # By turns, since machines do not keep their clock.
             for start in range(0, len(features), 20):
                 part = slice(start, start + 20)
-                theirs += laps(lambda x: model(x, depth=depth), inputs[part])
-                run = exported.engine.scores
-                ours += laps(lambda f: run(f, depth), features[part])
+                theirs += laps(model, inputs[part], depth)
+                ours += laps(exported.engine.scores, features[part], depth)
             table[str(depth)] = {
                 "torch": statistics.median(theirs),
                 "c": statistics.median(ours),

@@ -343,7 +343,6 @@ class Model:
         if (np.diff(self.arrays["MELS"]) <= 0).any():
             raise ModelFileError("mel edges must rise strictly")
 
-
     def _check_gains(self):
         c, gains = self.config, self.arrays["GAIN"].astype(np.int64)
         if (gains == 0).any():
