@@ -166,6 +166,35 @@ def test_threshold_and_direction_for_every_norm_and_slope(scale, slope, bias):
         assert ((total >= t[0]) != direction[0]) == (y >= 0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_planes_fold_for_every_norm(seed):
+    """Two planes, three thresholds for each channel, any scale and slope."""
+    rng = np.random.default_rng(seed)
+    inputs, channels = int(rng.integers(1, 60)), 30
+    scale = rng.normal(size=channels) * rng.choice([0, 0.1, 1], channels)
+    # Some thresholds are met exactly, or never, or always.
+    bias = rng.choice([0.0, 0.5, -0.5, 1e6, -1e6, 0.3], channels)
+    cuts = np.sort(rng.choice([-1, -0.5, 0, 0.5, 2], (3, channels)), axis=0)
+    after = Planes(tuple(torch.from_numpy(cuts)), gains=(3, 2))
+    slope = np.full(channels, rng.choice([0.25, 1, 2]))
+    tensors = [torch.from_numpy(v) for v in (scale, bias, slope)]
+    t, direction = fold_bits(inputs, *tensors, after, "layer")
+    assert t.min() >= 0 and t.max() <= inputs + 1
+    d = np.arange(inputs + 1)[:, None]
+    sums = inputs - 2 * d
+    z = scale * sums + bias
+    expected = after.bits(torch.from_numpy(np.where(z >= 0, z, z * slope)))
+    reached = [(d < row) ^ direction for row in t]
+    middle, parity = reached[1], reached[0] ^ reached[1] ^ reached[2]
+    assert np.array_equal(middle, expected[0])
+    assert np.array_equal(parity, expected[1])
+    # The first convolution, by analysis instead of trial.
+    t, direction = fold_integer(torch.ones(channels), *tensors, after)
+    reached = [(sums >= row) ^ direction for row in t]
+    assert np.array_equal(reached[1], expected[0])
+    assert np.array_equal(reached[0] ^ reached[1] ^ reached[2], expected[1])
+
+
 def test_a_channel_that_needs_two_thresholds_is_refused():
     one = torch.ones(1)
     with pytest.raises(ExportError, match="conv2.*more thresholds"):

@@ -15,6 +15,7 @@ import torch
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.brain import KeywordBrain
+from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
 from speechbrain_bifsmn.spotting import Spotter
@@ -318,6 +319,93 @@ def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
     assert not any(module.training for module in teacher.modules())
     assert not trained & {id(p) for p in teacher.parameters()}
     assert trained == {id(p) for p in hparams["model"].parameters()}
+
+
+@pytest.mark.parametrize(
+    "yaml, options",
+    [
+        ("bifsmn_paper.yaml", []),
+        ("bifsmnv2_paper.yaml", []),
+        # All losses at once, with a method that has one of its own.
+        (
+            "bifsmn.yaml",
+            [
+                "--binarizer=rad",
+                "--fid_weight=0.01",
+                "--attention_weight=0.1",
+                "--subnetwork_weight=1.0",
+            ],
+        ),
+        ("bifsmn.yaml", ["--binarizer=reactnet", "--logit_weight=0"]),
+    ],
+)
+def test_methods_train_and_export_from_yaml(
+    yaml, options, results, archive, tmp_path
+):
+    train(
+        yaml,
+        archive,
+        tmp_path,
+        *STUDENT,
+        *options,
+        "--number_of_epochs=1",
+        f"--teacher_folder={results / 'dfsmn/1'}",
+        f"--output_folder={tmp_path / 'run'}",
+    )
+    report = export_folder(tmp_path / "run", tmp_path / "exported")
+    assert report["parity"]["stages"] > 100
+
+
+def test_without_a_teacher_nobody_distils(archive, tmp_path):
+    off = ["--hed_weight=0", "--logit_weight=0", "--start_from_teacher=False"]
+    options = *STUDENT, *off, "--number_of_epochs=1"
+    train("bifsmn.yaml", archive, tmp_path, *options)
+    assert (tmp_path / "words/bifsmn/1/results.json").exists()
+
+
+def test_a_study_resumes_and_tells_what_is_not_one_bit(
+    results, archive, tmp_path, monkeypatch
+):
+    spec = importlib.util.spec_from_file_location(
+        "study", TRAIN.with_name("study.py")
+    )
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    (tmp_path / "words").mkdir()
+    shutil.copytree(results / "dfsmn", tmp_path / "words/dfsmn")
+    runs = []
+
+    def train_here(yaml, output, settings, log):
+        """The recipe's main, in this process, at the size of these tests."""
+        runs.append(output.name)
+        options = {**settings, "output_folder": output}
+        options.pop("protocol"), options.pop("classes")
+        load_train().main(
+            [
+                str(REPO / "hparams" / yaml),
+                *(f"--{key}={value}" for key, value in options.items()),
+                *SMALL,
+                *STUDENT,
+            ]
+        )
+
+    monkeypatch.setattr(study, "train", train_here)
+    command = [
+        f"--data_folder={archive}",
+        f"--results_folder={tmp_path}",
+        *("--protocol", "words", "--epochs", "1"),
+        *("--methods", "dorefa", "as-released", "--distillations", "fid"),
+    ]
+    study.main(command)
+    study.main(command)
+    assert runs == ["dorefa-fid", "as-released-fid"]
+    folder = tmp_path / "words/study/1"
+    rows = json.loads((folder / "study.json").read_text())
+    assert rows["dorefa-fid"]["bytes"] > 1000
+    assert "is not 1-bit" in rows["as-released-fid"]["refused"]
+    text = (folder / "study.md").read_text()
+    assert "| as-released | fid | (" in text and "not 1-bit" in text
+    assert (folder / "study.png").stat().st_size > 10000
 
 
 def test_misspelt_yaml_keys_are_named(tmp_path, archive):

@@ -61,6 +61,8 @@ FACTS = (
     "unknown_percentage",
     "silence_percentage",
     "seed",
+    "weight_quantizer",
+    "activation_quantizer",
 )
 KEYS = {
     *BRAIN_KEYS,
@@ -278,7 +280,7 @@ def report(brain, hparams, hparams_file, overrides, labels):
     prepared = Path(hparams["prepared_folder"]).resolve()
     asked = json.loads((prepared / "prepare.json").read_text())["asked"]
     facts = {
-        **{key: hparams[key] for key in FACTS},
+        **{key: hparams[key] for key in FACTS if key in hparams},
         "epochs": hparams["number_of_epochs"],
         "best_epoch": hparams["epoch_counter"].current,
     }
