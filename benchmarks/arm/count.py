@@ -196,8 +196,10 @@ def main():
         model = arguments.model
         if model is None:
             sys.path.insert(0, str(ROOT))
-            from tests.random_model import random_model
-
+            try:
+                from tests.random_model import random_model
+            except ImportError as error:
+                sys.exit(f"no random model, give one with --model: {error}")
             model = folder / "random.bifsmn"
             model.write_bytes(random_model().to_bytes())
         result = measure(model, folder)
