@@ -153,7 +153,7 @@ def high_frequency(x, levels):
     side = 2**levels
     padded = F.pad(x, [0, -width % side, 0, -height % side])
     mean = F.avg_pool2d(padded.unsqueeze(1), side)
-    low = mean.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    low = F.interpolate(mean, scale_factor=side)
     return x - low[:, 0, :height, :width]
 
 
