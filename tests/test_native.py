@@ -476,11 +476,32 @@ def build(program, out, compiler="gcc", *flags):
     return out
 
 
+def test_every_stage_under_sanitizers(tmp_path):
+    """golden.c reads and writes nowhere else, whatever the flags."""
+    program = build("tests/golden.c", tmp_path / "golden", "gcc", *SANITIZED)
+    for flags in 0, 24, 53, 63:
+        file = tmp_path / f"{flags}.bifsmn"
+        file.write_bytes(make(flags, flags=flags).to_bytes())
+        done = subprocess.run(
+            [program, file],
+            capture_output=True,
+            text=True,
+            env={"ASAN_OPTIONS": "detect_leaks=0"},  # it frees nothing
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_fuzz(tmp_path):
     program = build("tests/fuzz.c", tmp_path / "fuzz", "gcc", *SANITIZED)
     tiny = {"frames": 5, "n_mels": 5, "n_fft": 16, "win_length": 16}
     tiny.update(channels=10, expansion=9, left=1, right=0)
-    shapes = [{}, {"flags": 5, "half": False}, {"head_bits": 8, "stride": 1}]
+    shapes = [
+        {},
+        {"flags": 5, "half": False},
+        {"head_bits": 8, "stride": 1},
+        {"flags": 24, "half": False},
+        {"flags": 63},
+    ]
     files = []
     for i, shape in enumerate(shapes):
         files.append(tmp_path / f"{i}.bifsmn")
