@@ -171,8 +171,7 @@ static const uint8_t differing[16][16] __attribute__((aligned(16))) = {
 };
 
 /* Adds what four inputs of each row differ from the weights w, as bytes; the
- * inputs are the high half of the byte x << shift. Saturating, lest gcc sums
- * in another order that takes more registers than there are. */
+ * inputs are the high half of the byte x << shift. */
 TILE_AVX2 void add_nibbles(const size_t rows, const size_t halves, size_t row,
                            const uint8_t *x, int shift, const __m256i w[2],
                            __m256i sum[ROWS_AVX2][2])
@@ -184,9 +183,13 @@ TILE_AVX2 void add_nibbles(const size_t rows, const size_t halves, size_t row,
         const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
             (const __m128i *)((const uint8_t *)differing + nibble)));
 
-        for (h = 0; h < halves; h++)
-            sum[r][h] = _mm256_adds_epu8(sum[r][h],
-                                         _mm256_shuffle_epi8(table, w[h]));
+        for (h = 0; h < halves; h++) {
+            sum[r][h] = _mm256_add_epi8(sum[r][h],
+                                        _mm256_shuffle_epi8(table, w[h]));
+            /* Or gcc adds in an order that takes more registers than any. */
+            if (halves > 1)
+                __asm__("" : "+x"(sum[r][h]));
+        }
     }
 }
 

@@ -139,6 +139,16 @@ AVX512 static void i8_conv_bits__avx512_16x8(size_t M, size_t N, size_t rows,
     }
 }
 
+/* Differing bits of 16 outputs in inputs 32 k to 32 k + 31. */
+TILE_AVX512 __m512i differing32(const uint64_t *x, const __m512i *w, size_t k)
+{
+    int32_t inputs;
+
+    memcpy(&inputs, (const uint8_t *)x + 4 * k, 4);
+    return _mm512_popcnt_epi32(_mm512_xor_si512(_mm512_loadu_si512(w + k),
+                                                _mm512_set1_epi32(inputs)));
+}
+
 /* Differing bits of 16 outputs at `rows` positions. */
 TILE_AVX512 void differences__avx512(const size_t rows, size_t steps,
                                      size_t row, const uint64_t *x,
@@ -147,20 +157,10 @@ TILE_AVX512 void differences__avx512(const size_t rows, size_t steps,
     size_t k, r;
 
     for (r = 0; r < rows; r++)
-        d[r] = _mm512_setzero_si512();
-    for (k = 0; k < steps; k++) {
-        const __m512i weight = _mm512_loadu_si512(w + k);
-
-        for (r = 0; r < rows; r++) {
-            const uint8_t *inputs = (const uint8_t *)(x + r * row) + 4 * k;
-            int32_t bits;
-
-            memcpy(&bits, inputs, 4);
-            d[r] = _mm512_add_epi32(
-                d[r], _mm512_popcnt_epi32(_mm512_xor_si512(
-                          weight, _mm512_set1_epi32(bits))));
-        }
-    }
+        d[r] = differing32(x + r * row, w, 0);
+    for (k = 1; k < steps; k++)
+        for (r = 0; r < rows; r++)
+            d[r] = _mm512_add_epi32(d[r], differing32(x + r * row, w, k));
 }
 
 TILE_AVX512 void bits_tile__avx512(const size_t rows, size_t steps,

@@ -8,7 +8,7 @@
 #include "bytes.h"
 #include "kernels.h"
 
-enum { BLOCK_SCALAR = 64 };
+enum { BLOCK_SCALAR = 64, I8_OUTPUTS_SCALAR = 16, I8_TAPS_SCALAR = 32 };
 
 /* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
 #if defined(__POPCNT__) || defined(__aarch64__)
@@ -92,39 +92,70 @@ static uint64_t real_outputs__scalar(size_t outputs, size_t K,
     return word;
 }
 
-static void i8_conv_bits__scalar_1x1(size_t M, size_t N, size_t rows,
-                                     size_t columns, const uint8_t *x,
-                                     size_t step, size_t pitch,
-                                     const uint8_t *w,
-                                     const int32_t *threshold,
-                                     const uint8_t *direction, uint64_t *out)
+/* The weights of taps `from` on of some outputs, in 16 bits, which compilers
+ * know how to multiply and add; zeros after the last. */
+static void widen_weights__scalar(size_t outputs, size_t K, size_t from,
+                                  const uint8_t *w,
+                                  int16_t wide[I8_OUTPUTS_SCALAR]
+                                              [I8_TAPS_SCALAR])
+{
+    const size_t taps = min_size(K - from, I8_TAPS_SCALAR);
+    size_t i, k;
+
+    memset(wide, 0, I8_OUTPUTS_SCALAR * sizeof *wide);
+    for (i = 0; i < outputs; i++)
+        for (k = 0; k < taps; k++)
+            wide[i][k] = (int8_t)w[i * K + from + k];
+}
+
+static int32_t dot__scalar(size_t taps, const int16_t *a, const int16_t *b)
+{
+    int32_t sum = 0;
+    size_t k;
+
+    for (k = 0; k < taps; k++)
+        sum += a[k] * b[k];
+    return sum;
+}
+
+static void i8_conv_bits__scalar_1x16(size_t M, size_t N, size_t rows,
+                                      size_t columns, const uint8_t *x,
+                                      size_t step, size_t pitch,
+                                      const uint8_t *w,
+                                      const int32_t *threshold,
+                                      const uint8_t *direction, uint64_t *out)
 {
     const size_t K = rows * columns;
+    int16_t weights[I8_OUTPUTS_SCALAR][I8_TAPS_SCALAR];
     size_t m, n, i, k, at, r, c;
 
-    for (m = 0; m < M; m++, x += step)
-        for (n = 0; n < N; n += BLOCK_SCALAR) {
-            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
-            int32_t sum[BLOCK_SCALAR] = {0};
-            uint64_t word = 0;
+    memset(out, 0, 8 * M * words(N));
+    for (n = 0; n < N; n += I8_OUTPUTS_SCALAR)
+        for (m = 0; m < M; m++) {
+            const size_t outputs = min_size(N - n, I8_OUTPUTS_SCALAR);
+            const uint8_t *from = x + m * step;
+            int32_t sum[I8_OUTPUTS_SCALAR] = {0};
+            uint64_t bits = 0;
 
-            for (at = r = c = 0; at < K; at += BLOCK_SCALAR) {
-                const size_t inputs = min_size(K - at, BLOCK_SCALAR);
-                int16_t
-                    patch[BLOCK_SCALAR]; /* contiguous, as the weights are */
+            for (at = r = c = 0; at < K; at += I8_TAPS_SCALAR) {
+                const size_t taps =
+                    (min_size(K - at, I8_TAPS_SCALAR) + 7) / 8 * 8;
+                int16_t inputs[I8_TAPS_SCALAR] = {0};
 
-                for (k = 0; k < inputs; k++) {
-                    patch[k] = x[r * pitch + c++];
-                    if (c == columns)
+                if (m == 0 || K > I8_TAPS_SCALAR)
+                    widen_weights__scalar(outputs, K, at, w + n * K, weights);
+                for (k = 0; k < I8_TAPS_SCALAR && r < rows; k++) {
+                    inputs[k] = from[r * pitch + c];
+                    if (++c == columns)
                         c = 0, r++;
                 }
                 for (i = 0; i < outputs; i++)
-                    for (k = 0; k < inputs; k++)
-                        sum[i] += patch[k] * (int8_t)w[(n + i) * K + at + k];
+                    sum[i] += dot__scalar(taps, inputs, weights[i]);
             }
             for (i = outputs; i > 0; i--)
-                word = word << 1 | (sum[i - 1] >= threshold[n + i - 1]);
-            *out++ = word ^ load_u64(direction + n / 8);
+                bits = bits << 1 | (sum[i - 1] >= threshold[n + i - 1]);
+            bits ^= load_u16(direction + n / 8);
+            out[m * words(N) + n / 64] |= bits << n % 64;
         }
 }
 
@@ -275,7 +306,7 @@ const struct bifsmn_kernels bifsmn_kernels_scalar = {
     1,
     NULL,
     NULL,
-    i8_conv_bits__scalar_1x1,
+    i8_conv_bits__scalar_1x16,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,
