@@ -17,7 +17,15 @@ import torch
 from torch import nn
 
 from speechbrain_bifsmn.kernels import native
-from speechbrain_bifsmn.layers import Conv2d, Linear, Memory, NormPReLU
+from speechbrain_bifsmn.layers import (
+    Conv2d,
+    IntegerConv2d,
+    IntegerLinear,
+    Linear,
+    Memory,
+    NormPReLU,
+    integer_weights,
+)
 from speechbrain_bifsmn.quantizers.activations import AsReleasedActivation
 from speechbrain_bifsmn.quantizers.base import along_channels
 from speechbrain_bifsmn.quantizers.weights import AsReleasedWeight
@@ -27,9 +35,9 @@ def pack(model):
     """A copy of a model whose binary layers run as 1 bit.
 
     Every ``Linear``, ``Conv2d`` and ``Memory`` of ``layers`` with both
-    binarizers is replaced, wherever it is, and so is every ``NormPReLU``: one
-    pass instead of four. All others, and layers with the binarizer
-    "as-released", which is not 1-bit, are copied as they are.
+    binarizers is replaced, wherever it is. ``NormPReLU`` becomes one pass, and
+    the integer layers keep their rounded weights. All else is copied as it is,
+    also layers with the binarizer "as-released", which is not 1-bit.
 
     The copy is in eval mode and cannot be trained: no gradient passes through
     a packed layer. Those layers take float32 tensors on a CPU, any number of
@@ -64,12 +72,12 @@ def pack(model):
     """
     _library()
     # deepcopy takes for a copy of a layer whatever its memo has.
-    packed = {
-        id(layer): PACKED[type(layer)](name, layer)
+    copies = {
+        id(layer): packed
         for name, layer in model.named_modules()
-        if _is_packable(layer)
+        if (packed := _packed(name, layer)) is not None
     }
-    return copy.deepcopy(model, packed).eval()
+    return copy.deepcopy(model, copies).eval()
 
 
 class _Struct(ctypes.Structure):
@@ -128,17 +136,18 @@ _scratch = _Scratch()
 _opening = threading.Lock()
 
 
-def _is_packable(layer):
-    """Whether a layer calls itself 1-bit, or is a norm."""
-    if type(layer) not in PACKED or type(layer) is NormPReLU:
-        return type(layer) in PACKED
+def _packed(name, layer):
+    """What stands for a layer in the copy, or None."""
+    if type(layer) in OTHERS:
+        return OTHERS[type(layer)](name, layer)
+    if type(layer) not in PACKED:
+        return None
     weights, inputs = layer.weight_quantizer, layer.activation_quantizer
-    return not (
-        weights is None
-        or inputs is None
-        or isinstance(weights, AsReleasedWeight)
-        or isinstance(inputs, AsReleasedActivation)
-    )
+    if None in (weights, inputs) or isinstance(weights, AsReleasedWeight):
+        return None
+    if isinstance(inputs, AsReleasedActivation):
+        return None
+    return PACKED[type(layer)](name, layer)
 
 
 class _Packed(nn.Module):
@@ -402,11 +411,38 @@ class PackedNormPReLU(_Packed):
         return y
 
 
+class _RoundedConv2d(IntegerConv2d):
+    """``layers.IntegerConv2d`` with weights that are rounded already."""
+
+    def __init__(self, name, layer):
+        outputs, inputs, kernel, _ = layer.weight.shape
+        super().__init__(inputs, outputs, kernel, layer.stride, layer.step)
+        self.weight.data = layer.quantized_weight().detach()
+
+    def quantized_weight(self):
+        """The weight."""
+        return self.weight
+
+
+def _rounded_linear(name, layer):
+    """``layers.IntegerLinear`` with weights that are rounded already."""
+    integers, scale = integer_weights(layer.weight.detach(), layer.bits)
+    rounded = nn.Linear(layer.in_features, layer.out_features)
+    rounded.weight.data = integers * scale
+    rounded.bias.data = layer.bias.detach().clone()
+    return rounded
+
+
 PACKED = {
     Linear: PackedLinear,
     Conv2d: PackedConv2d,
     Memory: PackedMemory,
+}
+# What is not 1-bit, and would cost more than all that is.
+OTHERS = {
     NormPReLU: PackedNormPReLU,
+    IntegerConv2d: _RoundedConv2d,
+    IntegerLinear: _rounded_linear,
 }
 
 

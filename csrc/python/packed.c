@@ -150,9 +150,9 @@ static int32_t largest_sum(const struct bifsmn_packed *p)
 }
 
 static void real_rows(const struct bifsmn_packed *p, size_t M,
-                      const uint32_t *d, float *y)
+                      const uint32_t *restrict d, float *restrict y)
 {
-    const float *scale = p->scale, *bias = p->bias;
+    const float *restrict scale = p->scale, *restrict bias = p->bias;
     const int32_t all = largest_sum(p);
     const size_t N = p->outputs;
     size_t m, n;
@@ -408,6 +408,23 @@ size_t bifsmn_packed_scratch(const struct bifsmn_packed *p, size_t mels)
     return block * (8 * words(p->inputs) + 4 * p->outputs);
 }
 
+/* Without a branch, which compilers may leave in. */
+static float prelu(float z, float slope)
+{
+    return (z > 0 ? z : 0) + slope * (z < 0 ? z : 0);
+}
+
+static void norm_row(size_t N, const float *restrict x,
+                     const float *restrict scale, const float *restrict bias,
+                     const float *restrict slope, const float *restrict shift,
+                     float *restrict y)
+{
+    size_t n;
+
+    for (n = 0; n < N; n++)
+        y[n] = prelu(x[n] * scale[n] + bias[n], slope[n]) + shift[n];
+}
+
 /* z = x * scale + bias; y = (z >= 0 ? z : z * slope) + shift
  * x, y [M][N][inner], constants [4][N]: scale, bias, slope, shift */
 void bifsmn_packed_norm(size_t M, size_t N, size_t inner, const float *x,
@@ -419,18 +436,14 @@ void bifsmn_packed_norm(size_t M, size_t N, size_t inner, const float *x,
 
     if (inner == 1) {
         for (m = 0; m < M; m++, x += N, y += N)
-            for (n = 0; n < N; n++) {
-                const float z = x[n] * scale[n] + bias[n], below = z * slope[n];
-
-                y[n] = (z >= 0 ? z : below) + shift[n];
-            }
+            norm_row(N, x, scale, bias, slope, shift, y);
         return;
     }
     for (m = 0; m < M; m++)
-        for (n = 0; n < N; n++, x += inner, y += inner)
-            for (i = 0; i < inner; i++) {
-                const float z = x[i] * scale[n] + bias[n], below = z * slope[n];
+        for (n = 0; n < N; n++, x += inner, y += inner) {
+            const float a = scale[n], b = bias[n], c = slope[n], d = shift[n];
 
-                y[i] = (z >= 0 ? z : below) + shift[n];
-            }
+            for (i = 0; i < inner; i++)
+                y[i] = prelu(x[i] * a + b, c) + d;
+        }
 }
