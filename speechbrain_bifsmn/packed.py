@@ -1,9 +1,12 @@
 """1-bit layers in PyTorch at the speed of 1 bit: ``pack`` a trained model.
 
 ``pack`` returns a copy of any module in which the binary layers run in the
-compiled core, by XOR and popcount on packed bits. The outputs are those of the
-layers in eval mode; a sum of ±1 is exact. For evaluation and for servers; a
-device runs the file that ``bifsmn export`` writes.
+compiled core, by XOR and popcount on packed bits. For evaluation and for
+servers; a device runs the file that ``bifsmn export`` writes.
+
+The outputs are those of the layers in eval mode within float rounding. The
+sums themselves are exact: one of zero is zero, where a float sum may be off to
+either side, which shows if a sign follows with no norm between.
 """
 
 import copy
@@ -127,8 +130,8 @@ class _Scratch(threading.local):
     def at_least(self, size):
         """Its address."""
         if size > self.size:
-            self.memory = torch.empty((size + 7) // 8, dtype=torch.int64)
-            self.size, self.address = size, self.memory.data_ptr()
+            self.memory = np.empty((size + 7) // 8, np.int64)
+            self.size, self.address = size, self.memory.ctypes.data
         return self.address
 
 
@@ -150,8 +153,32 @@ def _packed(name, layer):
     return PACKED[type(layer)](name, layer)
 
 
+def _check(name, layer):
+    """Raise ValueError if a layer is not what its bits would be."""
+    magnitudes = layer.quantized_weight().abs().flatten(1)
+    spread = (magnitudes != magnitudes[:, :1]).any(1)
+    if spread.any():
+        raise ValueError(
+            f"{name} is not 1-bit: output channel {int(spread.nonzero()[0])} "
+            "has weights of more than one magnitude"
+        )
+    inside = layer.activation_quantizer.fold().padding
+    if abs(layer.padding_value - inside) > 1e-6 * max(1, abs(inside)):
+        raise ValueError(
+            f"{name} is not 1-bit: it is padded with {layer.padding_value:g}, "
+            "which its activations never are"
+        )
+
+
 class _Packed(nn.Module):
     """What all that ``pack`` makes has in common; ``inputs`` are channels."""
+
+    # Address of the constants for C.
+    _native = None
+
+    def _open(self):
+        with _opening:
+            return self._native or self._fill()
 
     def _ready(self, x, dim, channels, wanted):
         """The input as C takes it; of any number of axes, if dim is 0."""
@@ -183,6 +210,17 @@ class _Packed(nn.Module):
         # C takes the constants as they are, wherever the others are moved.
         return self
 
+    def _load_from_state_dict(self, *args):
+        self._native = None  # has the old weights
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self):
+        """Without addresses, which mean nothing elsewhere."""
+        state = self.__dict__.copy()
+        state.pop("_keep", None)
+        state["_native"] = None
+        return state
+
     def extra_repr(self):
         """See ``nn.Module``."""
         return str(self.inputs)
@@ -208,7 +246,7 @@ class _PackedLayer(_Packed):
     @torch.no_grad()
     def __init__(self, name, layer, inputs, **sizes):
         super().__init__()
-        self._check(name, layer)
+        _check(name or type(layer).__name__, layer)
         planes = layer.activation_quantizer.fold()
         signs, scale = layer.weight_quantizer.fold(layer.weight)
         signs, scale = signs.cpu(), scale.cpu().double()
@@ -229,19 +267,7 @@ class _PackedLayer(_Packed):
         ):
             self.register_buffer(key, value.contiguous())
         self.eval()
-        self._native = None
         self._open()
-
-    @staticmethod
-    def _check(name, layer):
-        magnitudes = layer.quantized_weight().abs().flatten(1)
-        spread = (magnitudes != magnitudes[:, :1]).any(1)
-        if spread.any():
-            raise ValueError(
-                f"{name or type(layer).__name__} is not 1-bit: output channel "
-                f"{int(spread.nonzero()[0])} has weights of more than one "
-                "magnitude"
-            )
 
     # Whether kernels may pack the weights their own way.
     _packs = True
@@ -251,15 +277,11 @@ class _PackedLayer(_Packed):
         """Signs as the rows of bits that the kernels take."""
         return signs.flatten(1)
 
-    def _open(self):
-        """Address of the struct, with the weights as the kernels have them."""
-        with _opening:
-            return self._native or self._fill()
-
     def _fill(self):
+        """The struct, with the weights as the kernels have them."""
         lib = _library()
         size = 8 * ((self.outputs + 63) // 64 * 64) * ((self.terms + 63) // 64)
-        packed = torch.empty(size, dtype=torch.uint8)
+        packed = torch.empty(size, dtype=torch.uint8, device="cpu")
         struct = _Struct(
             inputs=self.inputs,
             outputs=self.outputs,
@@ -285,17 +307,6 @@ class _PackedLayer(_Packed):
         self._native = address
         return address
 
-    def _load_from_state_dict(self, *args):
-        self._native = None  # has the old weights
-        super()._load_from_state_dict(*args)
-
-    def __getstate__(self):
-        """Without addresses, which mean nothing elsewhere."""
-        state = self.__dict__.copy()
-        state.pop("_keep", None)
-        state["_native"] = None
-        return state
-
     def extra_repr(self):
         """See ``nn.Module``."""
         return f"{self.inputs}, {self.outputs}, planes={len(self.gains)}"
@@ -311,7 +322,7 @@ class PackedLinear(_PackedLayer):
         """Map [..., inputs] to [..., outputs]."""
         x = self._ready(x, 0, -1, f"[..., {self.inputs}]")
         layer = self._native or self._open()
-        y = torch.empty((*x.shape[:-1], self.outputs))
+        y = x.new_empty((*x.shape[:-1], self.outputs))
         _library().bifsmn_packed_linear(
             layer,
             y.numel() // self.outputs,
@@ -342,12 +353,15 @@ class PackedConv2d(_PackedLayer):
         x = self._ready(x, 4, 1, f"[batch, {self.inputs}, time, mel]")
         layer = self._native or self._open()
         clips, _, frames, mels = x.shape
-        y = torch.empty(
-            clips,
-            self.outputs,
-            (frames - 1) // self.stride + 1,
-            (mels - 1) // self.stride + 1,
+        y = x.new_empty(
+            (
+                *(clips, self.outputs),
+                (frames - 1) // self.stride + 1,
+                (mels - 1) // self.stride + 1,
+            )
         )
+        if y.numel() == 0:
+            return y
         lib = _library()
         lib.bifsmn_packed_conv(
             *(layer, clips, frames, mels, x.data_ptr(), y.data_ptr()),
@@ -379,7 +393,7 @@ class PackedMemory(_PackedLayer):
         x = self._ready(x, 3, -1, f"[batch, time, {self.inputs}]")
         layer = self._native or self._open()
         clips, frames, _ = x.shape
-        y = torch.empty(x.shape)
+        y = torch.empty_like(x)
         _library().bifsmn_packed_memory(
             *(layer, clips, frames, x.data_ptr(), y.data_ptr()),
             _scratch.at_least(self._size),
@@ -398,15 +412,20 @@ class PackedNormPReLU(_Packed):
         self.inputs = self.constants.shape[1]
         self.eval()
 
+    def _fill(self):
+        self._native = self.constants.data_ptr()
+        return self._native
+
     def forward(self, x):
         """Keep the shape."""
         axis = 1 if x.dim() == 4 else -1
-        x = self._ready(x, 0, axis, f"{self.inputs} channels")
-        y = torch.empty(x.shape)
+        x = self._ready(x, 0, axis, "a channel for each constant")
+        constants = self._native or self._open()
+        y = torch.empty_like(x)
         inner = x.shape[2] * x.shape[3] if axis == 1 else 1
         _library().bifsmn_packed_norm(
             *(x.numel() // (self.inputs * inner), self.inputs, inner),
-            *(x.data_ptr(), self.constants.data_ptr(), y.data_ptr()),
+            *(x.data_ptr(), constants, y.data_ptr()),
         )
         return y
 
