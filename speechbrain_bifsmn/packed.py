@@ -229,7 +229,7 @@ class _Packed(nn.Module):
 class _PackedLayer(_Packed):
     """Constants of one layer, and the C function that computes it.
 
-    y = scale · Σ_p gains[p] · (terms - 2 · differing bits of plane p) + bias.
+    y = scale · Σ_p gain[p] · (terms - 2 · differing bits of plane p) + bias.
 
     Arguments
     ---------
@@ -252,7 +252,7 @@ class _PackedLayer(_Packed):
         signs, scale = signs.cpu(), scale.cpu().double()
         self.inputs, self.outputs = inputs, len(signs)
         self.terms = signs[0].numel()
-        self.gains, self.sizes = tuple(planes.gains), sizes
+        self.sizes = sizes
         ones = (2 * signs.double() - 1).flatten(1).sum(1)
         spread = torch.zeros(1, inputs)
         limits = [
@@ -260,6 +260,7 @@ class _PackedLayer(_Packed):
             for t in planes.thresholds
         ]
         for key, value in (
+            ("gain", torch.tensor(planes.gains)),
             ("threshold", torch.cat(limits)),
             ("weight", _bit_rows(self._rows(signs))),
             ("scale", (planes.step * scale).float()),
@@ -286,10 +287,13 @@ class _PackedLayer(_Packed):
             inputs=self.inputs,
             outputs=self.outputs,
             terms=self.terms,
-            planes=len(self.gains),
-            gain=self.gains,
+            planes=len(self.gain),
+            gain=tuple(self.gain.tolist()),
+            threshold=self.threshold.data_ptr(),
+            weight=self.weight.data_ptr(),
+            scale=self.scale.data_ptr(),
+            bias=self.bias.data_ptr(),
             **self.sizes,
-            **{key: array.data_ptr() for key, array in self.named_buffers()},
         )
         kernel = os.environ.get("BIFSMN_KERNEL")
         if lib.bifsmn_packed_open(
@@ -309,7 +313,7 @@ class _PackedLayer(_Packed):
 
     def extra_repr(self):
         """See ``nn.Module``."""
-        return f"{self.inputs}, {self.outputs}, planes={len(self.gains)}"
+        return f"{self.inputs}, {self.outputs}, planes={len(self.gain)}"
 
 
 class PackedLinear(_PackedLayer):

@@ -205,8 +205,10 @@ def own():
         NormPReLU(24, rprelu=True),
         nn.Sequential(Linear(24, 32, "xnor", "reactnet"), nn.BatchNorm1d(32)),
         *(twice, nn.BatchNorm1d(32), twice),
+        Linear(32, 32, "lpb", "bifsmnv2"),
         Linear(32, 5, "bnn", None),
     )
+    lived_in(model[6])
     for norm in model[2][1], model[4]:  # a sum of zero is no tie then
         nn.init.normal_(norm.bias)
     return model
@@ -218,7 +220,7 @@ def test_own_model(own):
     packed = pack(own)
     assert own.training and not packed.training
     assert packed[3] is packed[5]
-    assert type(packed[2][0]) is PackedLinear and type(packed[6]) is Linear
+    assert type(packed[2][0]) is PackedLinear and type(packed[7]) is Linear
     same_model(own.eval(), packed, x)
 
 
@@ -238,6 +240,7 @@ def test_copies_files_and_states(own, tmp_path):
     assert torch.equal(loaded(x), expected)
     for parameter in own.parameters():
         nn.init.normal_(parameter)
+    own[6].activation_quantizer.scale.fill_(0.4)
     other = pack(own)
     assert not torch.equal(other(x), expected)
     file = io.BytesIO()
