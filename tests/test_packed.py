@@ -2,6 +2,7 @@
 
 import copy
 import io
+import subprocess
 import threading
 
 import pytest
@@ -20,6 +21,7 @@ from speechbrain_bifsmn.packed import (
     pack,
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS
+from tests.test_native import CSRC, FLAGS
 from tests.tiny import tiny_bifsmn
 
 BINARY = sorted(set(ACTIVATIONS) - {"as-released"})
@@ -320,6 +322,13 @@ def test_missing_core_and_unknown_kernels(monkeypatch):
     _library.cache_clear()
     with pytest.raises(ImportError, match="install a C compiler"):
         pack(layer)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_warnings(compiler):
+    folders = f"-I{CSRC / 'include'}", f"-I{CSRC / 'src'}"
+    options = "-fsyntax-only", "-Wpedantic", "-Wshadow", *FLAGS, *folders
+    subprocess.run([compiler, *options, CSRC / "python/packed.c"], check=True)
 
 
 def test_at_the_top_of_the_package():
