@@ -4,6 +4,7 @@
 # SKIP_CROSS=1 make test    without the foreign processors
 # make bench                time it beside other runtimes
 # make bench BENCH_ARGS="--only ours --json"
+# make bench-packed         time packed layers beside PyTorch's
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ PIP_ARGS ?=
 SOURCES := setup.cfg setup.py pyproject.toml constraints.txt \
 	$(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/python/*.c)
 
-.PHONY: demo test bench lint native tools clean
+.PHONY: demo test bench bench-packed lint native tools clean
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/SpeechCommands/demo.py $(if $(DATA),--data "$(DATA)")
@@ -23,6 +24,9 @@ test: tools $(VENV)/installed native lint
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+bench-packed: $(VENV)/installed
+	$(BIN)/python benchmarks/packed.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

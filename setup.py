@@ -12,9 +12,9 @@ if os.name == "nt":
 
 native = Extension(
     "speechbrain_bifsmn.kernels._native",
-    sources=["csrc/python/module.c", *sorted(glob("csrc/src/*.c"))],
+    sources=[*sorted(glob("csrc/python/*.c")), *sorted(glob("csrc/src/*.c"))],
     depends=[*glob("csrc/src/*.h"), *glob("csrc/include/*.h")],
-    include_dirs=["csrc/include"],
+    include_dirs=["csrc/include", "csrc/src"],
     define_macros=macros,
     extra_compile_args=["-O3", "-std=c99", "-ffp-contract=off"],
     py_limited_api=True,

@@ -19,6 +19,7 @@ MODULES = [
     "quantizers.weights",
     "quantizers.activations",
     "layers",
+    "packed",
     "metrics",
     "distillation",
     "lobes.features",
