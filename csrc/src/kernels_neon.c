@@ -38,8 +38,9 @@ enum {
     TILE_NEON = 8,   /* positions */
     BLOCK_NEON = 64, /* outputs: the bits of one word */
     HALF_NEON = 32,
-    MOST_BITS = 2048, /* outputs of pointwise 1 that have room on the stack */
-    CHANNELS_NEON = 16 /* outputs of an i8 tile */
+    MOST_BITS = 2048,   /* outputs of pointwise 1 that have room on the stack */
+    POSITIONS_NEON = 4, /* of a convolution of any shape */
+    CHANNELS_NEON = 16  /* outputs of a convolution's tile */
 };
 
 /* ---- what follows from the sums of 8 positions ---- */
@@ -828,7 +829,7 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
         }
 }
 
-/* ---- first convolution: 5 x 5, every second position ---- */
+/* ---- first convolution: 5 x 5 at every second position, and any other ---- */
 
 /* The weights of 16 channels. Row r has its columns 0 to 3 at 4 r; its column 4
  * is at 20 + r: one layout for products of two taps and of four. */
@@ -837,7 +838,7 @@ struct conv_tile {
     int8_t w[CHANNELS_NEON][32];
 };
 
-/* Tiles if the shape has them, and the weights as they were for all others. */
+/* Tiles if the shape has them, and for all others int8 [N/16][taps][16]. */
 struct conv_weights {
     enum { ONE_TAP, TWO_TAPS, FOUR_TAPS } at_once;
     struct conv_tile tile[];
@@ -853,12 +854,18 @@ static void i8_pack__neon(size_t N, size_t rows, size_t columns,
                           const uint8_t *w, uint8_t *packed)
 {
     struct conv_weights *weights = (struct conv_weights *)packed;
-    const size_t tiles = conv_tiles(N, rows, columns);
+    const size_t tiles = conv_tiles(N, rows, columns), taps = rows * columns;
+    const size_t blocks = (N + CHANNELS_NEON - 1) / CHANNELS_NEON;
+    int8_t *rest = (int8_t *)(weights->tile + tiles);
     size_t n, k;
 
     weights->at_once = tiles > 0 ? TWO_TAPS : ONE_TAP;
     memset(weights->tile, 0, tiles * sizeof *weights->tile);
-    memcpy(weights->tile + tiles, w, N * rows * columns);
+    memset(rest, 0, blocks * taps * CHANNELS_NEON);
+    for (n = 0; n < N; n++)
+        for (k = 0; k < taps; k++)
+            rest[(n / CHANNELS_NEON * taps + k) * CHANNELS_NEON +
+                 n % CHANNELS_NEON] = (int8_t)w[n * taps + k];
     for (n = 0; tiles > 0 && n < N; n++) {
         struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
         size_t least = 0;
@@ -995,6 +1002,75 @@ static inline void conv_inputs(const uint8_t *at, size_t pitch, int8x16_t x[14])
     x[12] = x[13] = last[4];
 }
 
+/* Bits of 16 sums, the first lowest: those that reach their threshold. */
+static uint16_t reached_bits(const int32x4_t sum[4], const int32x4_t at[4])
+{
+    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128,
+                                       1, 2, 4, 8, 16, 32, 64, 128};
+    uint16x4_t half[4];
+    uint8x16_t all;
+    size_t i;
+
+    for (i = 0; i < 4; i++)
+        half[i] = vmovn_u32(vcgeq_s32(sum[i], at[i]));
+    all = vcombine_u8(vmovn_u16(vcombine_u16(half[0], half[1])),
+                      vmovn_u16(vcombine_u16(half[2], half[3])));
+    all = vandq_u8(all, vld1q_u8(places));
+    return (uint16_t)(vaddv_u8(vget_low_u8(all)) |
+                      vaddv_u8(vget_high_u8(all)) << 8);
+}
+
+/* Any shape, one tap after another: `channels` of 16, up to 4 positions. */
+NOT_INLINED static void conv_taps(size_t M, size_t channels, size_t rows,
+                                  size_t columns, const uint8_t *x, size_t step,
+                                  size_t pitch, const int8_t *w,
+                                  const int32_t *threshold, uint16_t turn,
+                                  uint16_t bits[POSITIONS_NEON])
+{
+    int32x4_t sum[POSITIONS_NEON][4], at[4];
+    int32_t least[CHANNELS_NEON];
+    size_t r, c, m, i;
+
+    for (i = 0; i < CHANNELS_NEON; i++)
+        least[i] = i < channels ? threshold[i] : INT32_MAX;
+    for (i = 0; i < 4; i++) {
+        at[i] = vld1q_s32(least + 4 * i);
+        for (m = 0; m < POSITIONS_NEON; m++)
+            sum[m][i] = vdupq_n_s32(0);
+    }
+    for (r = 0; r < rows; r++, x += pitch)
+        for (c = 0; c < columns; c++, w += CHANNELS_NEON) {
+            const int8x16_t weights = vld1q_s8(w);
+            const int16x8_t low = vmovl_s8(vget_low_s8(weights));
+            const int16x8_t high = vmovl_high_s8(weights);
+
+            for (m = 0; m < POSITIONS_NEON; m++) {
+                /* Of the last positions, some are the same. */
+                const int16_t input = x[min_size(m, M - 1) * step + c];
+
+                sum[m][0] = vmlal_n_s16(sum[m][0], vget_low_s16(low), input);
+                sum[m][1] = vmlal_high_n_s16(sum[m][1], low, input);
+                sum[m][2] = vmlal_n_s16(sum[m][2], vget_low_s16(high), input);
+                sum[m][3] = vmlal_high_n_s16(sum[m][3], high, input);
+            }
+        }
+    for (m = 0; m < POSITIONS_NEON; m++)
+        bits[m] = reached_bits(sum[m], at) ^ turn;
+}
+
+/* 16 bits of each position from output n on; clears words that they begin. */
+static inline void store_sixteen(const uint16_t *bits, size_t count, size_t n,
+                                 size_t row, uint64_t *out)
+{
+    size_t i;
+
+    for (i = 0, out += n / BLOCK_NEON; i < count; i++, out += row) {
+        if (n % BLOCK_NEON == 0)
+            *out = 0;
+        memcpy((uint16_t *)out + n % BLOCK_NEON / 16, &bits[i], 2);
+    }
+}
+
 static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
                                     size_t columns, const uint8_t *x,
                                     size_t step, size_t pitch, const uint8_t *w,
@@ -1003,23 +1079,27 @@ static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
 {
     const struct conv_weights *weights = (const struct conv_weights *)w;
     const size_t row = words(N), tiles = conv_tiles(N, rows, columns);
+    const int8_t *rest = (const int8_t *)(weights->tile + tiles);
     const size_t done = weights->at_once == ONE_TAP || step != 2
                             ? 0
                             : M / TILE_NEON * TILE_NEON;
     size_t m, n, i;
 
-    for (n = 0; done > 0 && n < N; n += CHANNELS_NEON) {
+    for (n = 0; n < N; n += CHANNELS_NEON, rest += rows * columns * 16) {
         const struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
-        const uint16x8_t flip =
-            vdupq_n_u16((uint16_t)~load_u16(direction + n / 8));
+        const size_t channels = min_size(CHANNELS_NEON, N - n);
+        const uint16_t turn = load_u16(direction + n / 8);
+        /* A tile's bits are 1 below the threshold: the other way round. */
+        const uint16x8_t flip = vdupq_n_u16((uint16_t)~turn);
         int32_t start[CHANNELS_NEON];
+        uint16_t bits[TILE_NEON];
 
-        memset(start, 255, sizeof start); /* below zero after the last */
-        for (i = 0; i < min_size(CHANNELS_NEON, N - n); i++)
-            start[i] = tile->middle[i] - threshold[n + i];
+        if (done > 0) {
+            memset(start, 255, sizeof start); /* below zero after the last */
+            for (i = 0; i < channels; i++)
+                start[i] = tile->middle[i] - threshold[n + i];
+        }
         for (m = 0; m < done; m += TILE_NEON) {
-            uint64_t *to = out + m * row + n / BLOCK_NEON;
-            uint16_t bits[TILE_NEON];
             int8x16_t in[14];
 
             conv_inputs(x + m * step, pitch, in);
@@ -1028,18 +1108,15 @@ static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
             else
                 conv_tile(in, tile->w[0], start, bits);
             vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
-            for (i = 0; i < TILE_NEON; i++, to += row) {
-                if (n % BLOCK_NEON == 0)
-                    *to = 0;
-                memcpy((uint16_t *)to + n % BLOCK_NEON / 16, &bits[i], 2);
-            }
+            store_sixteen(bits, TILE_NEON, n, row, out + m * row);
+        }
+        for (; m < M; m += POSITIONS_NEON) {
+            conv_taps(M - m, channels, rows, columns, x + m * step, step, pitch,
+                      rest, threshold + n, turn, bits);
+            store_sixteen(bits, min_size(POSITIONS_NEON, M - m), n, row,
+                          out + m * row);
         }
     }
-    if (M > done)
-        bifsmn_kernels_scalar.i8_conv_bits(
-            M - done, N, rows, columns, x + done * step, step, pitch,
-            (const uint8_t *)(weights->tile + tiles), threshold, direction,
-            out + done * row);
 }
 
 /* ---- head ---- */
