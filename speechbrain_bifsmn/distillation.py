@@ -152,9 +152,14 @@ def high_frequency(x, levels):
     _, height, width = x.shape
     side = 2**levels
     padded = F.pad(x, [0, -width % side, 0, -height % side])
-    mean = F.avg_pool2d(padded.unsqueeze(1), side)
-    low = F.interpolate(mean, scale_factor=side)
-    return x - low[:, 0, :height, :width]
+    # By halves: pooling and interpolation take ten times as long on a CPU.
+    low = padded
+    for _ in range(levels):
+        low = low[:, ::2] + low[:, 1::2]
+        low = (low[:, :, ::2] + low[:, :, 1::2]) / 4
+    blocks = padded.unflatten(2, (-1, side)).unflatten(1, (-1, side))
+    high = blocks - low[:, :, None, :, None]
+    return high.flatten(3).flatten(1, 2)[:, :height, :width]
 
 
 def check_norm(norm):
@@ -247,7 +252,11 @@ class HED(Distillation):
     def _by_std(self, x):
         """x/std(x), the deviation of each clip or of the whole batch."""
         axes = (0, 1, 2) if self.norm == "batch" else (1, 2)
-        std = x.std(dim=axes, keepdim=True)
+        # torch.std takes ten times as long on a CPU.
+        centred = x - x.mean(axes, keepdim=True)
+        count = x.numel() if self.norm == "batch" else x[0].numel()
+        total = centred.square().sum(axes, keepdim=True)
+        std = (total / max(count - 1, 1)).sqrt()
         return x / std.clamp(min=torch.finfo(x.dtype).tiny)
 
 
