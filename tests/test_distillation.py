@@ -14,6 +14,7 @@ from speechbrain_bifsmn.distillation import (
     AttentionTransfer,
     LogitDistillation,
     SubNetworkDistillation,
+    _EnergyDistance,
     high_frequency,
 )
 from tests.tiny import tiny_bifsmn
@@ -61,6 +62,24 @@ def test_hed_is_its_formula_and_picks_the_teacher_layers(norm):
         for s, j in zip(student, [3, 7], strict=True)
     )
     assert torch.allclose(loss, 0.5 * expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_gradient_of_energies_is_autograds(rows):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.nn.functional.normalize(
+        torch.rand(rows, 60 // rows).double()
+    )
+
+    def ours(x):
+        return _EnergyDistance.apply(x, target)
+
+    assert torch.autograd.gradcheck(ours, x)
+    squares = x.square().reshape(rows, -1)
+    unit = squares / squares.norm(dim=1, keepdim=True)
+    expected = (unit - target).norm(dim=1).mean()
+    assert torch.allclose(ours(x), expected)
 
 
 def test_hed_survives_silence():
