@@ -339,11 +339,8 @@ def trained(tmp_path, archive):
     return folder
 
 
-def test_a_folder_is_exported_with_every_clip_measured(
-    trained, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(export_module, "PARITY_CLIPS", 5)
-    report = export_folder(trained, tmp_path / "out")
+def test_a_folder_is_exported_with_every_clip_measured(trained, tmp_path):
+    report = export_folder(trained, tmp_path / "out", parity_clips=5)
     # Four golden clips, and every second of the ten in the manifest.
     assert report["parity"]["clips"] == 4 + 5
     assert report["parity"]["stages"] == 9 * 2 * 3 + 9 * (2 + 1) * 3 + 9 * 2

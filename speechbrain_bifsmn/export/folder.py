@@ -26,12 +26,11 @@ logger = logging.getLogger(__name__)
 
 # Facts about the machine that trained, which mean nothing elsewhere.
 LOCAL_FACTS = ("data", "test_manifest")
-# At most so many clips of a manifest are compared stage by stage, scores
-# included; accuracy is measured on all of them.
-PARITY_CLIPS = 64
 
 
-def export_folder(folder, output, manifest=None, package=False):
+def export_folder(
+    folder, output, manifest=None, package=False, parity_clips=64
+):
     """Write ``model.bifsmn`` and golden vectors, and measure both.
 
     Arguments
@@ -45,6 +44,9 @@ def export_folder(folder, output, manifest=None, package=False):
         and they are still there.
     package : bool
         Whether to write the C library and a Makefile too.
+    parity_clips : int
+        At most so many clips, beside the golden ones, are compared stage by
+        stage, scores included; accuracy is measured on all.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def export_folder(folder, output, manifest=None, package=False):
         logger.warning("accuracy is not measured: %s", error)
         rows, features = [], []
     clips = [engine.features(c) for c in golden_clips(samples).values()]
-    step = -(-len(rows) // PARITY_CLIPS) or 1
+    step = -(-len(rows) // parity_clips) or 1
     parity = compare_engines(reference, engine, clips + features[::step])
     accuracy = {}
     if rows:
