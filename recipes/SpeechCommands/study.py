@@ -100,44 +100,37 @@ def measure(folder, prepared):
 
 
 def table(rows, args):
-    """study.md: one line for each pair, and the command."""
-    depths = list(next(iter(rows.values()))["pytorch"])
-    clips = f"{args.protocol}, {args.epochs} epochs, seed {args.seed}"
-    lines = [
-        f"{clips}: test accuracy in percent, of the exported file in C.",
-        "",
-        "| binarizer | distillation | "
-        + " | ".join(f"depth {d}" for d in depths)
-        + f" | bytes | µs at depth {depths[0]} |",
-        "|---|---|" + "---|" * (len(depths) + 2),
-    ]
-    for name, row in rows.items():
-        method, _, distillation = name.rpartition("-")
+    """study.md: one line a binarizer at the full depth; study.json has all."""
+    depth = next(iter(rows[next(iter(rows))]["pytorch"]))
+    kinds = args.distillations
+
+    def cell(row):
+        """Accuracy of the file; in brackets of PyTorch, if refused."""
         if "refused" in row:
-            values = [f"({row['pytorch'][d]:.2f})" for d in depths]
-            values += ["not 1-bit", ""]
-        else:
-            values = [f"{row['c'][d]:.2f}" for d in depths]
-            values.append(f"{row['bytes']:,}")
-            values.append(f"{row['microseconds'][depths[0]]:.1f}")
-        cells = [method, distillation, *values]
-        lines.append("| " + " | ".join(cells) + " |")
-    means = {
-        kind: np.mean(
-            [
-                row["pytorch"][depths[0]]
-                for name, row in rows.items()
-                if name.endswith("-" + kind)
-            ]
-        )
-        for kind in args.distillations
-    }
-    lines += [
+            return f"({row['pytorch'][depth]:.2f})"
+        return f"{row['c'][depth]:.2f}"
+
+    lines = [
+        f"{args.protocol}, {args.epochs} epochs, seed {args.seed}: test "
+        f"accuracy in percent of the exported file in C, depth {depth}.",
         "",
-        f"Mean over the binarizers at depth {depths[0]}, in PyTorch: "
-        + ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
-        + ". In brackets: PyTorch, where export refuses the network.",
+        f"| binarizer | {' | '.join(kinds)} | bytes | µs a clip |",
+        "|---|" + "---|" * (len(kinds) + 2),
     ]
+    for method in args.methods:
+        ours = [rows[f"{method}-{kind}"] for kind in kinds]
+        size, us = "not 1-bit", ""
+        if "bytes" in ours[0]:
+            size = f"{ours[0]['bytes']:,}"
+            us = f"{min(row['microseconds'][depth] for row in ours):.1f}"
+        cells = [method, *map(cell, ours), size, us]
+        lines.append("| " + " | ".join(cells) + " |")
+    means = [
+        np.mean([rows[f"{m}-{kind}"]["pytorch"][depth] for m in args.methods])
+        for kind in kinds
+    ]
+    cells = ["mean, in PyTorch", *(f"{mean:.2f}" for mean in means), "", ""]
+    lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
