@@ -152,14 +152,14 @@ def plot_study(rows, path):
             "marker": markers[kind],
         }
         depths = list(row["c"])
-        left.plot(row["bytes"], row["c"][depths[0]], **style)
+        left.plot(row["bytes"] / 1e3, row["c"][depths[0]], **style)
         times = [row["microseconds"][d] for d in depths]
         right.plot(times, [row["c"][d] for d in depths], lw=0.5, **style)
     for method, color in zip(methods, colors, strict=True):
         left.plot([], [], "o", color=color, label=method)
     for kind, marker in markers.items():
         right.plot([], [], marker, color="gray", label=kind)
-    left.set(xlabel="bytes of the file, all depths", ylabel="accuracy, %")
+    left.set(xlabel="kilobytes of the file, all depths", ylabel="accuracy, %")
     right.set(xlabel="µs a clip in C, every depth", xscale="log")
     left.legend(frameon=False, fontsize=7, ncols=2)
     right.legend(frameon=False, fontsize=8)
