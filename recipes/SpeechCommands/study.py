@@ -63,7 +63,7 @@ def train(yaml, output, settings, log):
             command, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        raise RuntimeError(f"{output.name}: training failed, see {log}")
+        raise ValueError(f"{output}: training failed, see the end of {log}")
 
 
 def measure(folder, prepared):
@@ -204,4 +204,7 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
