@@ -12,6 +12,7 @@ and a confusion matrix.
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
@@ -19,6 +20,7 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_bifsmn.brain import (
@@ -32,7 +34,7 @@ from speechbrain_bifsmn.data.features import (
     read_clip,
     read_noise,
 )
-from speechbrain_bifsmn.data.manifest import read_labels
+from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
 from speechbrain_bifsmn.data.prepare import prepare_speech_commands
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
@@ -52,6 +54,9 @@ PREPARE_KEYS = {
     "download",
     "skip_prep",
     "sample_rate",
+    "spliced_unknowns",
+    "spoken_unknowns",
+    "spoken_keywords",
 }
 # Of a training YAML, what the exported file tells.
 FACTS = (
@@ -60,6 +65,10 @@ FACTS = (
     "words",
     "unknown_percentage",
     "silence_percentage",
+    "spliced_unknowns",
+    "spoken_unknowns",
+    "spoken_keywords",
+    "epoch_clips",
     "seed",
     "weight_quantizer",
     "activation_quantizer",
@@ -70,6 +79,7 @@ KEYS = {
     "cache_features",
     "checkpointer",
     "classes",
+    "epoch_clips",
     "feature_copies",
     "feature_step",
     "features_folder",
@@ -149,6 +159,30 @@ def dataio_prepare(hparams, noise):
         data.set_output_keys(["id", *audio.provides, "target"])
         datasets[split] = data
     return datasets, labels
+
+
+def train_loader(hparams):
+    """Options of the training loader: as the YAML says, or drawn in balance."""
+    options = dict(hparams["train_dataloader_opts"])
+    if not hparams["epoch_clips"]:
+        return options
+    folder = Path(hparams["prepared_folder"])
+    labels = [row["label"] for row in read_manifest(folder / "train.csv")]
+    counts = Counter(labels)
+    shares = {
+        "_unknown_": hparams["unknown_percentage"] / 100,
+        "_silence_": hparams["silence_percentage"] / 100,
+    }
+    shares = {x: share for x, share in shares.items() if counts[x]}
+    rest = (1 - sum(shares.values())) / (len(counts) - len(shares))
+    options["shuffle"] = False
+    options["sampler"] = ReproducibleWeightedRandomSampler(
+        [shares.get(x, rest) / counts[x] for x in labels],
+        hparams["epoch_clips"],
+        replacement=True,
+        seed=hparams["seed"],
+    )
+    return options
 
 
 def audio_pipeline(hparams, manifest, split, noise):
@@ -243,7 +277,7 @@ def main(arguments):
         hparams["epoch_counter"],
         datasets["train"],
         datasets["valid"],
-        train_loader_kwargs=hparams["train_dataloader_opts"],
+        train_loader_kwargs=train_loader(hparams),
         valid_loader_kwargs=hparams["valid_dataloader_opts"],
     )
     brain.evaluate(

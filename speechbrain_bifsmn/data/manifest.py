@@ -1,7 +1,31 @@
 """Manifests: which clips a split has, one CSV row each, and the labels."""
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A row of a manifest.
+
+    Arguments
+    ---------
+    id : str
+        Unlike any other in the manifest.
+    path : str
+        Sound file.
+    label : str
+        Class name.
+    start, stop : int
+        Samples; ``stop`` is None until the file was looked at.
+    """
+
+    id: str
+    path: str
+    label: str
+    start: int = 0
+    stop: int = None
 
 
 def read_manifest(path):

@@ -13,7 +13,7 @@ import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,6 +21,8 @@ from tqdm import tqdm
 from speechbrain_bifsmn import __version__
 from speechbrain_bifsmn.data.audio import SAMPLE_RATE, DataError, check_audio
 from speechbrain_bifsmn.data.download import download as download_archive
+from speechbrain_bifsmn.data.generated import generate_clips
+from speechbrain_bifsmn.data.manifest import Clip
 from speechbrain_bifsmn.data.protocols import (
     SILENCE,
     UNKNOWN,
@@ -36,17 +38,6 @@ SPLITS = ("train", "valid", "test")
 NOISE = "_background_noise_"
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A row of a manifest; ``stop`` is None until its file was looked at."""
-
-    id: str
-    path: str
-    label: str
-    start: int = 0
-    stop: int = None
-
-
 def prepare_speech_commands(
     data_folder,
     save_folder,
@@ -60,6 +51,9 @@ def prepare_speech_commands(
     download=False,
     skip_prep=False,
     sample_rate=SAMPLE_RATE,
+    spliced_unknowns=0,
+    spoken_unknowns=0,
+    spoken_keywords=0,
 ):
     """Write the manifests of a protocol.
 
@@ -97,6 +91,9 @@ def prepare_speech_commands(
         Whether to do nothing at all.
     sample_rate : int
         The rate that the clips must have, in Hz.
+    spliced_unknowns, spoken_unknowns, spoken_keywords : int
+        Clips to generate for training beyond those of the data, see
+        ``generate_clips``; a protocol without an unknown class gets none.
 
     Raises
     ------
@@ -143,6 +140,9 @@ def prepare_speech_commands(
         "validation_percentage": validation_percentage,
         "testing_percentage": testing_percentage,
         "sample_rate": sample_rate,
+        "spliced_unknowns": spliced_unknowns,
+        "spoken_unknowns": spoken_unknowns,
+        "spoken_keywords": spoken_keywords,
         "listing_sha256": _sha256(json.dumps([stock, lists, official])),
     }
     # Tuples become lists, as they are in the file that it is compared with.
@@ -177,6 +177,17 @@ def prepare_speech_commands(
         for split, clips in manifests.items()
     }
     manifests = _measure(manifests, sample_rate)
+    if protocol.unknown:
+        manifests["train"] += generate_clips(
+            manifests["train"],
+            protocol.keywords,
+            save_folder,
+            spliced_unknowns,
+            spoken_unknowns,
+            spoken_keywords,
+            sample_rate,
+        )
+        counts["train"] = _count("train", manifests["train"], protocol)
     _write(save_folder, manifests, protocol, asked, counts)
 
 

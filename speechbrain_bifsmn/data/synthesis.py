@@ -103,12 +103,12 @@ def make_speakers(count, seed=0):
         raise DataError(
             f"{count} speakers: there can be from 3 to {len(pairs)} of them"
         )
-    pairs.sort(key=lambda pair: _number(seed, *pair))
+    pairs.sort(key=lambda pair: name_number(seed, *pair))
     speakers = []
     for i, pair in enumerate(pairs[:count]):
         split = {0: "valid", 1: "test"}.get(i % 10, "train")
         for attempt in itertools.count():
-            number = _number(seed, *pair, attempt)
+            number = name_number(seed, *pair, attempt)
             speaker = Speaker(*pair, 25 + number % 51, 130 + number % 71)
             # The split follows from the hash, as for real speakers: vary
             # pitch and rate until it is the one that this voice is meant for.
@@ -172,7 +172,7 @@ def synthesize(
             f"remove it or choose another folder"
         )
     voices = make_speakers(speakers, seed)
-    espeak = _Espeak(seed)
+    espeak = Espeak(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}."
@@ -186,13 +186,15 @@ def synthesize(
             for k in range(clips_per_word):
                 speaker, take = voices[k % speakers], k // speakers
                 path = target / word / f"{speaker.id}_nohash_{take}.wav"
-                random = np.random.default_rng(_number(seed, word, path.name))
-                _save(path, _clip(espeak, speaker, word, random))
+                random = np.random.default_rng(
+                    name_number(seed, word, path.name)
+                )
+                _save(path, speak_clip(espeak, speaker, word, random))
         (target / record.name).write_text(asked)
         os.replace(target, folder)
 
 
-class _Espeak:
+class Espeak:
     """eSpeak NG through ctypes, at the rate of Speech Commands.
 
     Arguments
@@ -287,17 +289,36 @@ class _Espeak:
         return self.resample(torch.from_numpy(speech)).numpy()
 
 
-def _clip(espeak, speaker, word, random):
-    """One second: a word somewhere in it, at some level, above some noise."""
+def speak_clip(espeak, speaker, word, random):
+    """One second: a word near its middle, at some level, above some noise.
+
+    Arguments
+    ---------
+    espeak : Espeak
+        Synthesizer.
+    speaker : Speaker
+        Voice, from which pitch and rate depart a little.
+    word : str
+        What to say.
+    random : np.random.Generator
+        Decides pitch, rate, place and levels.
+
+    Returns
+    -------
+    np.ndarray of float64, [SAMPLE_RATE]
+    """
     speech = espeak.say(
         word,
         f"{speaker.accent}+{speaker.variant}",
         int(speaker.pitch + random.integers(-4, 5)),
         int(speaker.rate + random.integers(-12, 13)),
     )[:SAMPLE_RATE]
-    start = random.integers(SAMPLE_RATE - len(speech) + 1)
-    clip = random.standard_normal(SAMPLE_RATE) * _gain(random.uniform(-75, -45))
-    level = _gain(random.uniform(-20, -2)) / np.abs(speech).max()
+    room = SAMPLE_RATE - len(speech)
+    # At most a quarter of a second off the middle.
+    off = min(room // 2, SAMPLE_RATE // 4)
+    start = room // 2 + random.integers(-off, off + 1)
+    clip = random.standard_normal(SAMPLE_RATE) * gain(random.uniform(-75, -45))
+    level = gain(random.uniform(-20, -2)) / np.abs(speech).max()
     clip[start : start + len(speech)] += level * speech
     return clip
 
@@ -305,7 +326,7 @@ def _clip(espeak, speaker, word, random):
 def _noises(espeak, seed):
     """Yield a name and a minute of each kind of background noise."""
     samples = NOISE_SECONDS * SAMPLE_RATE
-    random = np.random.default_rng(_number(seed, "noise"))
+    random = np.random.default_rng(name_number(seed, "noise"))
     white = random.standard_normal(samples)
     spectrum = np.fft.rfft(white)
     pink = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1.0))
@@ -329,11 +350,12 @@ def _save(path, audio):
     soundfile.write(path, pcm, SAMPLE_RATE, "PCM_16")
 
 
-def _gain(decibels):
+def gain(decibels):
+    """A level as a factor."""
     return 10 ** (decibels / 20)
 
 
-def _number(*parts):
-    """A large integer that depends on nothing but the arguments."""
+def name_number(*parts):
+    """A large integer that depends on nothing but the arguments, as text."""
     text = "/".join(map(str, parts))
     return int(hashlib.sha1(text.encode()).hexdigest(), 16)
