@@ -64,6 +64,33 @@ def load_teacher(teacher, checkpoint):
     return teacher.eval().requires_grad_(False)
 
 
+class Ensemble(torch.nn.Module):
+    """Several teachers as one: the mean of their logits.
+
+    Features are those of the first, since layers of different networks do not
+    correspond.
+
+    Arguments
+    ---------
+    teachers : list of nn.Module
+        Frozen networks with the same classes and depths.
+    """
+
+    def __init__(self, teachers):
+        super().__init__()
+        self.teachers = torch.nn.ModuleList(teachers)
+        self.depths = teachers[0].depths
+
+    def forward(self, feats, depth):
+        """Mean logits and the first teacher's features, by depth."""
+        first, *others = [net(feats, depth=depth) for net in self.teachers]
+        outputs = {}
+        for n, (logits, features) in first.items():
+            logits = [logits, *(other[n][0] for other in others)]
+            outputs[n] = torch.stack(logits).mean(0), features
+        return outputs
+
+
 def needs_teacher(losses):
     """Whether any of these distillation losses learns from a teacher.
 

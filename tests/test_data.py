@@ -19,6 +19,8 @@ import torch
 from speechbrain_bifsmn.data import download, prepare
 from speechbrain_bifsmn.data.audio import DataError, read_audio, read_pcm
 from speechbrain_bifsmn.data.augment import ClipAugment
+from speechbrain_bifsmn.data.generated import generate_clips
+from speechbrain_bifsmn.data.manifest import Clip
 from speechbrain_bifsmn.data.prepare import NOISE, prepare_speech_commands
 from speechbrain_bifsmn.data.protocols import (
     PROTOCOLS,
@@ -444,6 +446,77 @@ def test_synthesis_without_its_parts(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"speechbrain_bifsmn\[demo\]"):
         synthesize(tmp_path / "a", ["yes"])
     assert not list(tmp_path.iterdir())
+
+
+def recorded(folder, words, clips=3):
+    """Words of one tone each, with silence around them."""
+    made = []
+    for i, word in enumerate(words):
+        (folder / word).mkdir(parents=True)
+        for k in range(clips):
+            t = np.arange(16000) / 16000
+            tone = np.sin(2 * np.pi * (300 + 900 * i + k) * t)
+            audio = 0.3 * tone * (np.abs(t - 0.5) < 0.25)
+            path = folder / word / f"{k}.wav"
+            soundfile.write(path, audio, 16000, "PCM_16")
+            made.append(Clip(f"{word}/{k}", str(path), word, 0, 16000))
+    return made
+
+
+def test_spliced_words_have_one_word_s_beginning_and_another_s_end(tmp_path):
+    clips = recorded(tmp_path / "data", ["yes", "no", "go"])
+    arguments = clips, ["yes", "no", "go"]
+    made = generate_clips(*arguments, tmp_path / "a", 12)
+    again = generate_clips(*arguments, tmp_path / "b", 12)
+    for one, two in zip(made, again, strict=True):
+        assert one.label == UNKNOWN and one.stop - one.start == 16000
+        audio = read_audio(one.path, one.start, one.stop)
+        np.testing.assert_array_equal(
+            audio, read_audio(two.path, two.start, two.stop)
+        )
+        sound = np.flatnonzero(np.abs(audio) > 0.05)
+
+        def word(part):
+            spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), 16000))
+            return (spectrum.argmax() - 300) // 900
+
+        pair = [
+            ["yes", "no", "go"][word(part)]
+            for part in (audio[sound[0] :][:800], audio[: sound[-1]][-800:])
+        ]
+        # Half of "no" before half of "go" would be "go".
+        assert "yes" in pair and len(set(pair)) == 2
+    assert len({m.id for m in made} | {c.id for c in clips}) == 12 + 9
+    with pytest.raises(DataError, match="two different words.*those of yes"):
+        generate_clips(clips[:3], ["yes"], tmp_path / "c", 5)
+    with pytest.raises(DataError, match="have no word of 0.1 to 0.9 s"):
+        write(tmp_path / "silent.wav", 16000)
+        silent = [
+            Clip(f"{word}/0", str(tmp_path / "silent.wav"), word, 0, 16000)
+            for word in ("yes", "no")
+        ]
+        generate_clips(silent, ["yes", "no"], tmp_path / "c", 5)
+    assert not list((tmp_path / "c").glob("*"))
+
+
+def test_spoken_words_are_none_of_speech_commands(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    words = (ROOT / "speechbrain_bifsmn/data/words.txt").read_text().split()
+    assert len(words) == len(set(words)) > 600
+    assert not set(words) & {*V2_WORDS, *V1_WORDS}
+    keywords = ["yes", "window"]
+    made = generate_clips([], keywords, tmp_path, 0, 6, 4)
+    assert [m.label for m in made] == 6 * [UNKNOWN] + 2 * keywords
+    for clip in made:
+        assert np.abs(read_pcm(clip.path, clip.start, clip.stop)).max() > 1000
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    generate_clips([], keywords, tmp_path / "again", 0, 6, 4)
+    for path, content in files.items():
+        assert (tmp_path / "again" / path.name).read_bytes() == content
+    with pytest.raises(DataError, match="16000 Hz, not 8000"):
+        generate_clips([], keywords, tmp_path, 0, 6, 4, sample_rate=8000)
+    with pytest.raises(DataError, match="must not be negative"):
+        generate_clips([], keywords, tmp_path, -1)
 
 
 def test_recipe_command(tmp_path, monkeypatch, capsys):

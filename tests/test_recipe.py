@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import speechbrain as sb
 import torch
 
 from speechbrain_bifsmn import cli
@@ -235,7 +236,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     results, archive, tmp_path, monkeypatch
 ):
     options = [*STUDENT, "--number_of_epochs=2", "--lr=0.01"]
-    options += [f"--teacher_folder={results / 'dfsmn/1'}"]
+    options += [f"--teacher_folder={results / 'dfsmn/1'}", "--epoch_clips=60"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train("bifsmn.yaml", archive, whole, *options)
 
@@ -255,6 +256,59 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     expected = state(whole / "words/bifsmn/1")
     for name, value in state(broken / "words/bifsmn/1").items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):
+    module = load_train()
+    labels = 90 * ["low"] + 10 * ["high"] + 300 * ["_unknown_"]
+    rows = "".join(f"{i},1,x.wav,0,1,{x}\n" for i, x in enumerate(labels))
+    header = "ID,duration,wav,start,stop,label\n"
+    (tmp_path / "train.csv").write_text(header + rows)
+    hparams = {
+        "prepared_folder": tmp_path,
+        "train_dataloader_opts": {"batch_size": 4, "shuffle": True},
+        "unknown_percentage": 40,
+        "silence_percentage": 10,
+        "epoch_clips": 10000,
+        "seed": 1,
+    }
+    options = module.train_loader(hparams)
+    drawn = [labels[i] for i in options.pop("sampler")]
+    assert options == {"batch_size": 4, "shuffle": False}
+    for label, share in {"low": 0.3, "high": 0.3, "_unknown_": 0.4}.items():
+        assert abs(drawn.count(label) / 10000 - share) < 0.03
+    everything = module.train_loader({**hparams, "epoch_clips": 0})
+    assert everything == hparams["train_dataloader_opts"]
+
+
+def test_two_teachers_teach_their_mean(results, archive, tmp_path):
+    module = load_train()
+    _, _, overrides = sb.parse_arguments(
+        [str(REPO / "hparams/dfsmn.yaml"), "--data_folder=x", *SMALL]
+    )
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/dfsmn.yaml", overrides, module.KEYS, module.OPTIONAL
+    )
+    one, two = module.load_teachers(
+        hparams["model"], 2 * [str(results / "dfsmn/1")]
+    )
+    with torch.no_grad():
+        two.head.bias.add_(2.0)
+    feats = torch.randn(3, one.frames, one.n_mels)
+    depth = one.depths[0]
+    both, features = module.Ensemble([one, two])(feats, [depth])[depth]
+    assert torch.allclose(both, one(feats) + 1.0, atol=1e-5)
+    assert torch.equal(features[-1], one(feats, depth=[depth])[depth][1][-1])
+    folders = 2 * [str(results / "dfsmn/1")]
+    train(
+        "bifsmn.yaml",
+        archive,
+        tmp_path,
+        *STUDENT,
+        "--number_of_epochs=1",
+        f"--teacher_folder={json.dumps(folders)}",
+    )
+    assert (tmp_path / "words/bifsmn/1/results.json").exists()
 
 
 def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):

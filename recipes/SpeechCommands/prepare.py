@@ -75,6 +75,18 @@ def parse_arguments():
             metavar="P",
             help=f"share {what} (default: 10)",
         )
+    for kind, what in {
+        "spliced_unknowns": "unknown words spliced from two recordings",
+        "spoken_unknowns": "unknown words that a synthesizer says",
+        "spoken_keywords": "keywords that it says",
+    }.items():
+        parser.add_argument(
+            f"--{kind}",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"training clips to generate: {what} (default: 0)",
+        )
     parser.add_argument(
         "--test_folder",
         help="the official 12-class test archive, unpacked; otherwise "

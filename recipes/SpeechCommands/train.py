@@ -10,6 +10,7 @@ folder `model/`, which `bifsmn export` reads, `results.json`, training curves
 and a confusion matrix.
 """
 
+import copy
 import json
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_bifsmn.brain import (
     BRAIN_KEYS,
+    Ensemble,
     KeywordBrain,
     load_teacher,
     needs_teacher,
@@ -161,6 +163,15 @@ def dataio_prepare(hparams, noise):
     return datasets, labels
 
 
+def load_teachers(network, folders):
+    """The trained network of each folder; one folder may be a text."""
+    folders = [folders] if isinstance(folders, str) else folders
+    return [
+        load_teacher(copy.deepcopy(network), Path(x) / "model/model.ckpt")
+        for x in folders
+    ]
+
+
 def train_loader(hparams):
     """Options of the training loader: as the YAML says, or drawn in balance."""
     options = dict(hparams["train_dataloader_opts"])
@@ -253,10 +264,10 @@ def main(arguments):
     teacher = None
     distilled = needs_teacher(hparams["distillation"])
     if distilled or hparams.get("start_from_teacher"):
-        folder = Path(hparams["teacher_folder"])
-        teacher = load_teacher(hparams["teacher"], folder / "model/model.ckpt")
+        teachers = load_teachers(hparams["teacher"], hparams["teacher_folder"])
+        teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if hparams.get("start_from_teacher"):
-        hparams["model"].copy_weights(teacher)
+        hparams["model"].copy_weights(teachers[0])
 
     brain = KeywordBrain(
         teacher=teacher,
