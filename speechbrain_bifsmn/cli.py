@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from speechbrain_bifsmn import __version__
+from speechbrain_bifsmn.pretrained import FILE
 
 
 def export(args):
@@ -186,9 +187,9 @@ def parser():
         spot,
         "Recognise the keyword of each recording. Longer recordings than the "
         "model's window are scanned and the best window is reported.",
-        epilog="example: bifsmn spot exported/model.bifsmn yes.wav --depth 2",
+        epilog="example: bifsmn spot yes.wav --depth 2",
     )
-    sub.add_argument("model", help="exported .bifsmn file")
+    add_model(sub)
     sub.add_argument("wav", nargs="+", help="mono recording, 16 kHz")
     sub.add_argument(
         "--depth", type=int, help="layers to run (default: the deepest)"
@@ -199,10 +200,9 @@ def parser():
         evaluate,
         "Accuracy of a model file at each of its depths, from PCM, on the "
         "test clips of a protocol.",
-        epilog="example: bifsmn eval exported/model.bifsmn speech_commands "
-        "--protocol GSC-10",
+        epilog="example: bifsmn eval speech_commands -m exported/model.bifsmn",
     )
-    sub.add_argument("model", help="exported .bifsmn file")
+    add_model(sub)
     sub.add_argument("data", help="Speech Commands folder")
     sub.add_argument(
         "--protocol", help="default: the one that the model was trained on"
@@ -212,8 +212,25 @@ def parser():
     )
 
     sub = command("info", info, "Sizes, labels and training facts of a file.")
-    sub.add_argument("model", help="exported .bifsmn file")
+    sub.add_argument(
+        "model",
+        nargs="?",
+        default=str(FILE),
+        help="exported .bifsmn file (default: the one in the package)",
+    )
     return top
+
+
+def add_model(sub):
+    """The option that names a model file."""
+    sub.add_argument(
+        "-m",
+        "--model",
+        default=str(FILE),
+        metavar="FILE",
+        help="exported .bifsmn file (default: the one in the package, which "
+        "knows yes, no, up, down, left, right, stop, go)",
+    )
 
 
 def main(arguments=None):

@@ -13,6 +13,7 @@ from speechbrain_bifsmn.data.audio import read_audio
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
+from speechbrain_bifsmn.pretrained import FOLDER
 
 
 def save_trained(folder, hparams_file, overrides, model, labels, facts):
@@ -120,7 +121,7 @@ class KeywordSpotter(Pretrained):
 
     Example
     -------
-    >>> spotter = KeywordSpotter.from_hparams("model")  # doctest: +SKIP
+    >>> spotter = KeywordSpotter.from_hparams()  # doctest: +SKIP
     >>> spotter.classify_file("yes.wav")  # doctest: +SKIP
     ('yes', 0.98)
     """
@@ -129,13 +130,14 @@ class KeywordSpotter(Pretrained):
     HPARAMS_NEEDED = ["sample_rate", "samples", "model"]
 
     @classmethod
-    def from_hparams(cls, source, **kwargs):
+    def from_hparams(cls, source=FOLDER, **kwargs):
         """Load a trained folder; nothing is written into it.
 
         Arguments
         ---------
         source : str or Path
-            The folder, or a training output folder that has it as ``model``.
+            The folder, or a training output folder that has it as ``model``;
+            the network in the package, if not given.
         **kwargs
             See ``Pretrained.from_hparams``.
 

@@ -8,6 +8,7 @@ import numpy as np
 from speechbrain_bifsmn.data.audio import read_pcm
 from speechbrain_bifsmn.export.file import Model
 from speechbrain_bifsmn.kernels import open_engine
+from speechbrain_bifsmn.pretrained import FILE
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Spotter:
     Arguments
     ---------
     path : str or Path
-        Exported ``.bifsmn`` file.
+        Exported ``.bifsmn`` file; the one in the package, if not given.
     depth : int, optional
         Depth to run at; the deepest, if not given.
     engine : type, optional
@@ -55,11 +56,11 @@ class Spotter:
 
     Example
     -------
-    >>> Spotter("student.bifsmn").spot_file("yes.wav")  # doctest: +SKIP
+    >>> Spotter().spot_file("yes.wav")  # doctest: +SKIP
     Spotted(label='yes', probability=0.98, ...)
     """
 
-    def __init__(self, path, depth=None, engine=open_engine):
+    def __init__(self, path=FILE, depth=None, engine=open_engine):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no model file {path}")

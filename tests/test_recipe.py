@@ -90,7 +90,7 @@ def test_the_chain_learns_and_draws(results):
 
 def test_the_file_is_as_good_as_the_graph(results, model_file, archive, capsys):
     words = ["--words", "low", "middle", "high", "_silence_"]
-    cli.main(["eval", str(model_file), str(archive), "--json", *words])
+    cli.main(["eval", "-m", str(model_file), str(archive), "--json", *words])
     report = json.loads(capsys.readouterr().out)
     graph = json.loads((results / "bifsmn/1/results.json").read_text())
     assert report["engine"] == "NativeEngine"
@@ -122,12 +122,12 @@ def test_spot_pads_short_clips_and_scans_long_ones(
     soundfile.write(tmp_path / "long.wav", long, 16000)
     soundfile.write(tmp_path / "short.wav", clip[4000:12000], 16000)
     waves = [str(path), str(tmp_path / "long.wav"), str(tmp_path / "short.wav")]
-    cli.main(["spot", str(model_file), *waves, "--json"])
+    cli.main(["spot", "-m", str(model_file), *waves, "--json"])
     whole, scanned, short = json.loads(capsys.readouterr().out)
     assert scanned["probability"] >= whole["probability"] - 0.2
     assert 0.5 <= scanned["start"] <= 2.5
     assert short["start"] == 0
-    cli.main(["spot", str(model_file), waves[0], "--depth", "1"])
+    cli.main(["spot", "-m", str(model_file), waves[0], "--depth", "1"])
     assert whole["file"] in capsys.readouterr().out
 
 
@@ -596,18 +596,21 @@ def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
     cut.write_bytes(data[:1000])
     altered.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
     for arguments, words in [
-        (["spot", model_file, slow], "8000 Hz"),
-        (["spot", model_file, stereo], "2 channel"),
-        (["spot", model_file, corrupt], "not a readable sound file"),
-        (["spot", model_file, tmp_path / "no.wav"], "no such file"),
-        (["spot", cut, good], "truncated"),
-        (["spot", altered, good], "checksum"),
-        (["spot", tmp_path / "no.bifsmn", good], "no model file"),
-        (["spot", model_file, good, "--depth", "3"], "at depth 2, 1"),
+        (["spot", "-m", model_file, slow], "8000 Hz"),
+        (["spot", "-m", model_file, stereo], "2 channel"),
+        (["spot", "-m", model_file, corrupt], "not a readable sound file"),
+        (["spot", "-m", model_file, tmp_path / "no.wav"], "no such file"),
+        (["spot", "-m", cut, good], "truncated"),
+        (["spot", "-m", altered, good], "checksum"),
+        (["spot", "-m", tmp_path / "no.bifsmn", good], "no model file"),
+        (["spot", "-m", model_file, good, "--depth", "3"], "at depth 2, 1"),
         (["info", good], "not a BiFSMN"),
         (["export", tmp_path, "-o", tmp_path], "not a trained folder"),
-        (["eval", model_file, tmp_path / "none"], "none"),
-        (["eval", model_file, archive, "--words", "low", "high"], "asks for"),
+        (["eval", "-m", model_file, tmp_path / "none"], "none"),
+        (
+            ["eval", "-m", model_file, archive, "--words", "low", "high"],
+            "asks for",
+        ),
     ]:
         with pytest.raises(SystemExit) as stopped:
             cli.main([str(a) for a in arguments])

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Put a trained 1-bit network into the package, with its model card.
+
+    python release.py results/SpeechCommands/GSC-10/bifsmn_best/1
+
+Writes speechbrain_bifsmn/pretrained/gsc10: the trained folder without what
+only this machine knows, the exported file, README.md and confusion.png. Every
+figure in the card is measured here, on the file, through the C library.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+# First, so that torchaudio can be imported beside a CPU torch.
+import speechbrain_bifsmn  # noqa: F401  isort: skip
+
+from speechbrain_bifsmn.evaluation import evaluate_file
+from speechbrain_bifsmn.export.folder import LOCAL_FACTS, export_folder
+from speechbrain_bifsmn.inference import trained_folder
+from speechbrain_bifsmn.metrics import plot_confusion
+from speechbrain_bifsmn.pretrained import FOLDER
+
+MOST_BYTES = 98_000
+CARD = """# Eight English keywords, 1 bit
+
+yes, no, up, down, left, right, stop, go; `_unknown_` for any other word and
+`_silence_`. One second of 16 kHz mono in, ten scores out, at {depths} layers.
+
+| | |
+|---|---|
+| `model.bifsmn` | what `bifsmn spot` runs, with front end: {bytes:,} bytes |
+| the other files | trained folder, for `KeywordSpotter`, `bifsmn export` |
+
+## Figures
+
+Test accuracy in percent of `model.bifsmn`, in C, from PCM; {clips:,} clips of
+the official Speech Commands V2 test archive without on and off (GSC-10). Test
+silences are cuts of the noise recordings that everybody trains with, so the
+second row leaves them out.
+
+| depth | {depths_row} |
+|---|{rule}
+| all | {all_row} |
+| without silence | {spoken_row} |
+
+Recall at depth {deepest}:
+
+| {labels_row} |
+|{label_rule}
+| {recall_row} |
+
+![confusion matrix]({picture})
+
+This is one network, seed {seed}; the recipe's README has mean and deviation
+over seeds, other networks, and intervals.
+
+## How it was trained
+
+`hparams/bifsmn_best.yaml`, {epochs} epochs, on the part of Speech Commands V2
+that was at hand ({train:,} clips, three other words as unknown), and on
+generated clips: {spliced_unknowns:,} pseudo-words spliced from two recordings,
+{spoken_unknowns:,} other words and {spoken_keywords:,} keywords said by eSpeak
+NG. Checkpoint and settings were chosen on validation speakers, whose unknown
+words are none of those trained on. Rerun:
+
+```sh
+cd recipes/SpeechCommands
+python results.py --data_folder=DATA --rows best
+python release.py results/SpeechCommands/GSC-10/bifsmn_best/{seed}
+bifsmn eval DATA
+```
+
+## Limits
+
+- English words by mostly North American speakers, one a second, near a
+  microphone. Nothing is known of other languages, children, far microphones.
+- An unknown word is taken for a keyword in {missed:.0f} of 100 cases, and more
+  often if it sounds like one. Two decisions in a row that agree, or a
+  threshold on the score, is for the program around it.
+- Not for anything where a mistake harms somebody.
+
+## Data and licence
+
+Trained on Speech Commands V2 by Pete Warden, Google
+(<https://arxiv.org/abs/1804.03209>), CC BY 4.0,
+<https://creativecommons.org/licenses/by/4.0/>. No recording is in this folder.
+The weights are {licence}.
+"""
+
+
+def release(folder, target=FOLDER):
+    """Write the released folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Trained folder of a 1-bit network, its data still in place.
+    target : Path
+        Where to write; what is there is replaced when all is done.
+
+    Raises
+    ------
+    ValueError
+        If the file is too large to be shipped.
+    """
+    source, target = trained_folder(folder), Path(target)
+    training = json.loads((source / "training.json").read_text())
+    prepared = Path(training["test_manifest"]).parent
+    counts = json.loads((prepared / "prepare.json").read_text())["counts"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        out = Path(temporary) / target.name
+        out.mkdir()
+        exported = export_folder(source, Path(temporary) / "exported")
+        if exported["bytes"] > MOST_BYTES:
+            raise ValueError(
+                f"{exported['file']} has {exported['bytes']:,} bytes, more "
+                f"than the {MOST_BYTES:,} that are shipped"
+            )
+        shutil.copy(exported["file"], out)
+        for name in ("hyperparams.yaml", "model.ckpt", "labels.txt"):
+            shutil.copy(source / name, out)
+        facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
+        (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        report = evaluate_file(out / "model.bifsmn", prepared)
+        text = card(report, facts, exported["bytes"], counts["train"])
+        (out / "README.md").write_text(text)
+        first, row = next(iter(report["depths"].items()))
+        plot_confusion(
+            list(row["recall"]),
+            row["confusion"],
+            f"GSC-10 test clips, depth {first}, %",
+            out / "confusion.png",
+        )
+        if target.exists():
+            target.rename(Path(temporary) / "before")
+        out.rename(target)
+    return report
+
+
+def card(report, facts, size, train):
+    """The model card, Markdown."""
+    depths = report["depths"]
+    deepest, row = next(iter(depths.items()))
+    generated = {
+        key: facts.get(key, 0)
+        for key in ("spliced_unknowns", "spoken_unknowns", "spoken_keywords")
+    }
+
+    def cells(values):
+        return " | ".join(f"{value:.2f}" for value in values)
+
+    recall = row["recall"]
+    return CARD.format(
+        **generated,
+        depths=", ".join(depths),
+        bytes=size,
+        clips=report["clips"],
+        depths_row=" | ".join(depths),
+        rule="---|" * len(depths),
+        all_row=cells(r["accuracy"] for r in depths.values()),
+        spoken_row=cells(
+            r["accuracy_without_silence"] for r in depths.values()
+        ),
+        deepest=deepest,
+        labels_row=" | ".join(recall),
+        label_rule="---|" * len(recall),
+        recall_row=cells(recall.values()),
+        picture="confusion.png",
+        seed=facts["seed"],
+        epochs=facts["epochs"],
+        train=sum(train.values()) - sum(generated.values()),
+        missed=100 - recall["_unknown_"],
+        licence=facts["licence"],
+    )
+
+
+def main():
+    """Release, then say what was released."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", help="trained folder, or its parent")
+    arguments = parser.parse_args()
+    try:
+        report = release(arguments.folder)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"release.py: {error}")
+    for depth, row in report["depths"].items():
+        print(f"depth {depth}: {row['accuracy']:.2f} % of the test clips")
+    print(f"released in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
