@@ -16,6 +16,7 @@ import torch
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.brain import KeywordBrain
+from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
@@ -420,11 +421,8 @@ def test_without_a_teacher_nobody_distils(archive, tmp_path):
 def test_a_study_resumes_and_tells_what_is_not_one_bit(
     results, archive, tmp_path, monkeypatch
 ):
-    spec = importlib.util.spec_from_file_location(
-        "study", TRAIN.with_name("study.py")
-    )
-    study = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(study)
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    study = importlib.import_module("study")
     (tmp_path / "words").mkdir()
     shutil.copytree(results / "dfsmn", tmp_path / "words/dfsmn")
     runs = []
@@ -460,6 +458,80 @@ def test_a_study_resumes_and_tells_what_is_not_one_bit(
     text = (folder / "study.md").read_text()
     assert "| as-released | (" in text and "| not 1-bit |" in text
     assert (folder / "study.png").stat().st_size > 10000
+
+
+def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    table = importlib.import_module("results")
+    tones = Protocol("tones", ("low", "middle", "high"), silence=True)
+    monkeypatch.setitem(PROTOCOLS, "tones", tones)
+    small = dict(option[2:].split("=") for option in SMALL[3:-1])
+    small = {key: json.loads(value) for key, value in small.items()}
+    small |= {"number_of_epochs": 1}
+    student = {**small, "depths": [2, 1], "depth_weights": [1.0, 0.5]}
+    real = {**student, "binarizer": "as-released"}
+    rows = {
+        "teacher": ("fp32", "dfsmn.yaml", small),
+        "best": ("1-bit", "bifsmn.yaml", student),
+        "as-released": ("real", "bifsmn.yaml", real),
+    }
+    monkeypatch.setattr(table, "ROWS", rows)
+    runs, interrupted = [], [True]
+
+    def train_here(yaml, output, settings, log):
+        """The recipe's main, in this process, broken off after a run."""
+        if interrupted and runs:
+            raise KeyboardInterrupt
+        runs.append(output.parent.name)
+        options = {**settings, "output_folder": str(output)}.items()
+        texts = [f"--{key}={json.dumps(value)}" for key, value in options]
+        yaml = str(REPO / "hparams" / yaml)
+        load_train().main([yaml, *texts, "--noprogressbar"])
+
+    monkeypatch.setattr(table, "train", train_here)
+    command = [
+        f"--data_folder={archive}",
+        f"--results_folder={tmp_path}",
+        *("--protocol", "tones", "--seeds", "3", "--json"),
+        *("--rows", "best", "as-released", "teacher"),
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        table.main(command)
+    interrupted.clear()
+    capsys.readouterr()
+    table.main(command)
+    teacher, best = "dfsmn-teacher", "bifsmn-best"
+    released = "bifsmn-as-released"
+    assert runs == [teacher, best, released]
+    printed = capsys.readouterr().out
+    report = json.loads(printed[printed.index("{\n") :])
+    assert report == json.loads((tmp_path / "tones/results.json").read_text())
+    networks = report["networks"]
+    assert networks["1-bit"]["bytes"] > 1000
+    assert networks["1-bit"]["depths"]["1"]["microseconds"] > 0
+    for name, folder in (("real", released), ("fp32", teacher)):
+        network = networks[name]
+        assert network["bytes"] == 4 * network["parameters"]
+        trained = tmp_path / "tones" / folder / "3/results.json"
+        for depth, row in json.loads(trained.read_text())["depths"].items():
+            found = network["depths"][depth]
+            assert found["microseconds"] is None
+            # Trained networks read features as int8, these as they come.
+            assert abs(found["accuracy"]["mean"] - row["accuracy"]) < 15
+    pairs = [row["first"] + row["second"] for row in report["differences"]]
+    assert ["1-bit", "2", "fp32", "2"] in pairs and len(pairs) == 3
+    for name in ("results.md", "results.png"):
+        assert (tmp_path / "tones" / name).stat().st_size > 500
+
+    # Nothing is done twice; a run that a row no longer describes is refused.
+    monkeypatch.setattr(table, "one_bit", None)
+    table.main(command)
+    assert len(runs) == 3
+    rows["best"][2]["lr"] = 0.5
+    with pytest.raises(ValueError, match="1 of 3 runs failed"):
+        table.main(command)
+    assert "best, seed 3: " in (err := capsys.readouterr().err)
+    assert "lr 0.002, now it is 0.5" in err
 
 
 def test_misspelt_yaml_keys_are_named(tmp_path, archive):

@@ -11,17 +11,14 @@ bytes and against time) to <results_folder>/<protocol>/study/<epochs>.
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import numpy as np
+from runs import microseconds, train
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.manifest import read_manifest
@@ -29,13 +26,10 @@ from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.fold import ExportError
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.files import whole_file
-from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.metrics import plot_study
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
-from speechbrain_bifsmn.spotting import Spotter, read_window
+from speechbrain_bifsmn.spotting import Spotter, clip_features
 
-HERE = Path(__file__).resolve().parent
-HPARAMS = HERE.parents[1] / "hparams"
 OFF = {"hed_weight": 0, "fid_weight": 0, "logit_weight": 0}
 DISTILLATIONS = {
     "none": {},
@@ -43,27 +37,6 @@ DISTILLATIONS = {
     "fid": {"fid_weight": 0.01},
     "logits": {"logit_weight": 1.0},
 }
-
-
-def train(yaml, output, settings, log):
-    """Run train.py with its output in a file."""
-    options = [f"--{key}={value}" for key, value in settings.items()]
-    command = [
-        sys.executable,
-        str(HERE / "train.py"),
-        str(HPARAMS / yaml),
-        f"--output_folder={json.dumps(str(output))}",
-        "--noprogressbar",
-        *options,
-    ]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    with open(log, "a") as out:
-        done = subprocess.run(
-            command, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        raise ValueError(f"{output}: training failed, see the end of {log}")
 
 
 def measure(folder, prepared):
@@ -79,19 +52,11 @@ def measure(folder, prepared):
     except ExportError as error:
         return row | {"refused": str(error)}
     accuracy = evaluate_file(exported["file"], prepared)["depths"]
-    listener = Spotter(exported["file"])
-    engine = open_engine(Path(exported["file"]).read_bytes())
+    spotter = Spotter(exported["file"])
+    engine, model = spotter.engine, spotter.model
     rows = read_manifest(prepared / "test.csv")[:50]
-    clips = [read_window(r, listener.model.config) for r in rows]
-    features = [engine.features(pcm) for pcm in clips]
-    times = {}
-    for depth in listener.model.depths:
-        laps = []
-        for f in features * 4:
-            started = time.perf_counter()
-            engine.scores(f, depth)
-            laps.append(time.perf_counter() - started)
-        times[str(depth)] = 1e6 * statistics.median(laps)
+    features = list(clip_features(engine, model, rows))
+    times = microseconds(engine.scores, features, model.depths)
     return row | {
         "bytes": exported["bytes"],
         "c": {d: r["accuracy"] for d, r in accuracy.items()},
@@ -159,8 +124,8 @@ def main(arguments):
     prepared = args.results_folder / args.protocol
     study = prepared / "study" / str(args.epochs)
     shared = {
-        "data_folder": json.dumps(args.data_folder),
-        "results_folder": json.dumps(str(args.results_folder)),
+        "data_folder": args.data_folder,
+        "results_folder": str(args.results_folder),
         "protocol": args.protocol,
         "classes": args.classes,
         "seed": args.seed,

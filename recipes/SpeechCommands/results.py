@@ -1,0 +1,643 @@
+#!/usr/bin/env python3
+"""The results table: every network, several seeds, one command.
+
+    python results.py --data_folder=speech_commands --jobs 2 --seeds 1 2 3
+    python results.py --data_folder=speech_commands --rows teacher best
+
+Trains what is not trained yet, teachers before the students that learn from
+them, one process each; runs every network on every test clip at every depth,
+1-bit ones as exported files in C, from PCM; and compares them. Rerun to
+resume: what is done is kept. Rows are edited at the top of this file.
+
+Writes to <results_folder>/<protocol>:
+  results.md    the table, and differences with 95 % intervals
+  results.json  the same and more: recall, confusion, every seed
+  results.png   accuracy against bytes and against time
+and into each run's folder train.log and predictions.json: what the network
+said to each test clip.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+# First, so that torchaudio can be imported beside a CPU torch.
+import speechbrain_bifsmn  # noqa: F401  isort: skip
+import numpy as np
+import torch
+from runs import HPARAMS, microseconds, train
+from tqdm import tqdm
+from train import FREE
+
+from speechbrain_bifsmn.data.features import read_clip
+from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.protocols import PROTOCOLS, SILENCE
+from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
+from speechbrain_bifsmn.export.folder import export_folder
+from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.hyperparameters import check_same_run, settings
+from speechbrain_bifsmn.inference import KeywordSpotter
+from speechbrain_bifsmn.metrics import (
+    paired_bootstrap,
+    plot_results,
+    summarize,
+)
+from speechbrain_bifsmn.spotting import Spotter, read_window
+
+# What --rows calls it: name in the table, YAML in hparams/, options.
+ROWS = {
+    "teacher": ("teacher, DFSMN fp32", "dfsmn.yaml", {}),
+    "bifsmn": ("BiFSMN, 1-bit", "bifsmn_paper.yaml", {}),
+    "bifsmnv2": ("BiFSMNv2, 1-bit", "bifsmnv2_paper.yaml", {}),
+    "as-released": (
+        "as released, real weights",
+        "bifsmn_paper.yaml",
+        {"binarizer": "as-released"},
+    ),
+    "best": ("best, 1-bit", "bifsmn.yaml", {}),
+    "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
+    "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
+}
+# The row that students learn from, and the one that others are compared with.
+TEACHER, BEST = "teacher", "best"
+
+
+@dataclass(eq=False)
+class Run:
+    """One training: a row with a seed.
+
+    Arguments
+    ---------
+    row : str
+        Key of ``ROWS``.
+    seed : int
+    yaml : str
+        Name in hparams/.
+    settings : dict
+        What it overrides in the YAML.
+    folder : Path
+        Where it goes.
+    taught : bool
+        Whether it needs the teacher of its seed.
+    """
+
+    row: str
+    seed: int
+    yaml: str
+    settings: dict
+    folder: Path
+    taught: bool
+
+    def __str__(self):
+        """What messages call it."""
+        return f"{self.row}, seed {self.seed}"
+
+
+def plan(args):
+    """The runs to be measured and, before all, the teachers they need.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        The command line.
+
+    Returns
+    -------
+    list of Run
+    """
+    prepared = args.results_folder / args.protocol
+
+    def run(row, seed):
+        _, yaml, options = ROWS[row]
+        taught = "\nteacher_folder:" in (HPARAMS / yaml).read_text()
+        shared = {
+            "data_folder": str(args.data_folder),
+            "results_folder": str(args.results_folder),
+            "protocol": args.protocol,
+            "classes": len(PROTOCOLS[args.protocol].labels),
+            "seed": seed,
+        }
+        if taught:
+            shared["teacher_folder"] = str(run(TEACHER, seed).folder)
+        name = yaml.removesuffix(".yaml") + (f"-{row}" if options else "")
+        folder = prepared / name / str(seed)
+        return Run(row, seed, yaml, {**shared, **options}, folder, taught)
+
+    runs = [run(row, seed) for row in args.rows for seed in args.seeds]
+    teachers = [run(TEACHER, r.seed) for r in runs if r.taught]
+    return list({r.folder: r for r in [*teachers, *runs]}.values())
+
+
+def is_trained(run):
+    """Whether a run is finished; one of other settings is refused.
+
+    Arguments
+    ---------
+    run : Run
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    HyperparameterError
+        Naming the setting, see ``check_same_run``.
+    """
+    if not (run.folder / "results.json").exists():
+        return False
+    overrides = {**run.settings, "output_folder": str(run.folder)}
+    sealed = json.loads((run.folder.parents[1] / "prepare.json").read_text())
+    now = {
+        **settings(HPARAMS / run.yaml, json.dumps(overrides)),
+        "manifests": sealed["sha256"],
+    }
+    # Of a finished run the number of epochs is not free.
+    check_same_run(run.folder, now, FREE - {"number_of_epochs"}, True)
+    return True
+
+
+def train_all(runs, jobs):
+    """Train what is not trained yet.
+
+    Arguments
+    ---------
+    runs : list of Run
+        Teachers first.
+    jobs : int
+        Trainings at once.
+
+    Returns
+    -------
+    list of Run
+        Those that are trained; of the others it is said why not.
+    """
+
+    def work(run, teacher):
+        if teacher is not None and teacher.exception():
+            raise ValueError("its teacher could not be trained")
+        if not is_trained(run):
+            log = run.folder / "train.log"
+            train(run.yaml, run.folder, run.settings, log)
+
+    # Teachers were handed in first, so whoever waits for one, it has a worker.
+    futures, teachers, trained = {}, {}, []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for run in runs:
+            teacher = teachers[run.seed] if run.taught else None
+            future = pool.submit(work, run, teacher)
+            futures[future] = run
+            if run.row == TEACHER:
+                teachers[run.seed] = future
+        done = as_completed(futures)
+        for future in tqdm(done, "trained", total=len(runs), unit="run"):
+            try:
+                future.result()
+                trained.append(futures[future])
+            except (ValueError, OSError) as error:
+                complain(futures[future], error)
+    finally:
+        # What waits is not begun when this is interrupted.
+        pool.shutdown(cancel_futures=True)
+    return [run for run in runs if run in trained]
+
+
+def complain(run, error):
+    """Say at once what failed; the others go on."""
+    tqdm.write(f"error: {run}: {error}", file=sys.stderr)
+
+
+def one_bit(folder):
+    """A 1-bit network as it is deployed: the exported file, in C.
+
+    Arguments
+    ---------
+    folder : Path
+        The run's.
+
+    Returns
+    -------
+    list of tuple
+        As ``real`` gives it.
+    """
+    # The tests compare every method's stages; a few clips will do here.
+    exported = export_folder(folder, folder / "exported", parity_clips=4)
+    spotter = Spotter(exported["file"])
+    engine, config = spotter.engine, spotter.model.config
+
+    def features(row):
+        return engine.features(read_window(row, config))
+
+    return [("", exported["file"], features, engine.scores)]
+
+
+def real(spotter):
+    """A network with real weights: as PyTorch runs it.
+
+    Arguments
+    ---------
+    spotter : KeywordSpotter
+        The trained folder.
+
+    Returns
+    -------
+    list of tuple
+        For each form that it is deployed in: what to add to its name; the
+        file, None for 4 bytes a parameter and no time; features of a manifest
+        row; logits of features at a depth.
+    """
+    hparams, model = spotter.hparams, spotter.mods.model
+
+    def features(row):
+        clip = read_clip(row, hparams.samples, hparams.sample_rate)
+        return spotter.mods.log_mel(clip[None])
+
+    def logits(features, depth):
+        return model(features, depth=depth)[0]
+
+    return [("", None, features, logits)]
+
+
+@torch.no_grad()
+def measure(run):
+    """What a trained network says to each test clip, its size and its time.
+
+    Kept in the run's predictions.json, and read from there unless the weights
+    or the test clips have changed.
+
+    Arguments
+    ---------
+    run : Run
+        Trained.
+
+    Returns
+    -------
+    dict
+        ``labels``, ``clips`` and ``truth`` (class indices), ``parameters``,
+        and ``forms``: by what is added to the row's name, ``bytes``,
+        ``microseconds`` by depth (None without a file) and ``predicted``,
+        class indices by depth.
+    """
+    test = run.folder.parents[1] / "test.csv"
+    weights = run.folder / "model/model.ckpt"
+    source = hashlib.sha256(weights.read_bytes() + test.read_bytes())
+    kept = run.folder / "predictions.json"
+    if kept.exists():
+        cell = json.loads(kept.read_text())
+        if cell["source"] == source.hexdigest():
+            return cell
+    spotter = KeywordSpotter.from_hparams(run.folder)
+    model = spotter.mods.model
+    parameters = sum(p.numel() for p in model.parameters())
+    try:
+        check_one_bit(model)
+        forms = one_bit(run.folder)
+    except NotOneBitError:
+        forms = real(spotter)
+    rows = read_manifest(test)
+    cell = {
+        "source": source.hexdigest(),
+        "labels": spotter.labels,
+        "clips": [row["ID"] for row in rows],
+        "truth": [spotter.labels.index(row["label"]) for row in rows],
+        "parameters": parameters,
+        "forms": {},
+    }
+    for name, file, front_end, logits in forms:
+        clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
+        predicted = {
+            str(depth): [int(logits(clip, depth).argmax()) for clip in clips]
+            for depth in tqdm(model.depths, f"{run}", leave=False)
+        }
+        size, times = 4 * parameters, None
+        if file is not None:
+            size = Path(file).stat().st_size
+            times = microseconds(logits, clips, model.depths)
+        cell["forms"][name] = {
+            "bytes": size,
+            "microseconds": times,
+            "predicted": predicted,
+        }
+    with whole_file(kept) as part:
+        part.write_text(json.dumps(cell))
+    return cell
+
+
+def summary(cells):
+    """Each network's figures over its seeds.
+
+    Arguments
+    ---------
+    cells : dict of str to dict
+        By row, by seed, what ``measure`` gives.
+
+    Returns
+    -------
+    dict of str to dict
+        By name: ``row``, ``seeds``, ``parameters``, ``bytes`` (the largest
+        file), and ``depths``, deepest first: ``accuracy`` and
+        ``accuracy_without_silence``, ``mean`` and ``std`` in percent,
+        ``recall``, the mean by class that has clips, ``microseconds`` (the
+        median) and ``runs``, what ``metrics.summarize`` gives by seed.
+    """
+    networks = {}
+    for row, by_seed in cells.items():
+        first = next(iter(by_seed.values()))
+        for suffix, form in first["forms"].items():
+            forms = [cell["forms"][suffix] for cell in by_seed.values()]
+            networks[", ".join(filter(None, [ROWS[row][0], suffix]))] = {
+                "row": row,
+                "form": suffix,
+                "seeds": list(by_seed),
+                "parameters": first["parameters"],
+                "bytes": max(form["bytes"] for form in forms),
+                "depths": {
+                    depth: over_seeds(by_seed, suffix, depth)
+                    for depth in form["predicted"]
+                },
+            }
+    return networks
+
+
+def over_seeds(by_seed, form, depth):
+    """One network at one depth, see ``summary``."""
+    runs = {
+        seed: summarize(
+            cell["labels"],
+            cell["truth"],
+            cell["forms"][form]["predicted"][depth],
+        )
+        for seed, cell in by_seed.items()
+    }
+    times = [cell["forms"][form]["microseconds"] for cell in by_seed.values()]
+
+    def spread(key):
+        values = [run[key] for run in runs.values()]
+        several = len(values) > 1
+        return {
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if several else None,
+        }
+
+    recalls = [run["recall"] for run in runs.values()]
+    return {
+        "accuracy": spread("accuracy"),
+        "accuracy_without_silence": spread("accuracy_without_silence"),
+        "recall": {
+            label: statistics.mean(recall[label] for recall in recalls)
+            for label, value in recalls[0].items()
+            if value is not None
+        },
+        "microseconds": statistics.median(t[depth] for t in times)
+        if all(times)
+        else None,
+        "runs": runs,
+    }
+
+
+def differences(networks, cells):
+    """The best row against every other, and against the teacher by depth.
+
+    Arguments
+    ---------
+    networks : dict of str to dict
+        What ``summary`` gives.
+    cells : dict of str to dict
+        What it was given.
+
+    Returns
+    -------
+    list of dict
+        ``first``, ``second``: [name, depth]; ``seeds`` that both have;
+        ``difference``, ``low`` and ``high``, percentage points.
+    """
+    table = []
+    for (best, ours), (name, theirs) in product(networks.items(), repeat=2):
+        seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
+        if ours["row"] != BEST or theirs["row"] == BEST or not seeds:
+            continue
+        deepest = next(iter(theirs["depths"]))
+        depths = list(ours["depths"])
+        for depth in depths if theirs["row"] == TEACHER else depths[:1]:
+            difference, low, high = paired_bootstrap(
+                correct(cells, ours, seeds, depth),
+                correct(cells, theirs, seeds, deepest),
+            )
+            table.append(
+                {
+                    "first": (best, depth),
+                    "second": (name, deepest),
+                    "seeds": seeds,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return table
+
+
+def correct(cells, network, seeds, depth):
+    """Which clips a network recognises, [seeds, clips]."""
+    by_seed = [cells[network["row"]][seed] for seed in seeds]
+    return [
+        np.equal(
+            cell["forms"][network["form"]]["predicted"][depth], cell["truth"]
+        )
+        for cell in by_seed
+    ]
+
+
+def markdown(report):
+    """The report as results.md.
+
+    Arguments
+    ---------
+    report : dict
+        See ``main``.
+
+    Returns
+    -------
+    str
+    """
+    silence = report["silence"]
+    seeds = ", ".join(map(str, report["seeds"]))
+    lines = [
+        f"{report['protocol']}, {report['clips']:,} test clips, seeds {seeds}: "
+        "test accuracy in percent, mean ± sample standard deviation.",
+        "",
+        "| network | depth | accuracy |"
+        + (" without silence |" if silence else "")
+        + " parameters | bytes | µs a clip |",
+        "|---|--:|--:|" + "--:|" * silence + "--:|--:|--:|",
+    ]
+    for name, network in report["networks"].items():
+        if network["seeds"] != report["seeds"]:
+            only = ", ".join(map(str, network["seeds"]))
+            name = f"{name} (only seeds {only})"
+        facts = [f"{network[key]:,}" for key in ("parameters", "bytes")]
+        for depth, row in network["depths"].items():
+            cells = [name, depth, percent(row["accuracy"])]
+            if silence:
+                cells.append(percent(row["accuracy_without_silence"]))
+            time = row["microseconds"]
+            cells += [*facts, f"{time:.1f}" if time else ""]
+            lines.append("| " + " | ".join(cells) + " |")
+            name, facts = "”", ["", ""]
+    lines += [
+        "",
+        "Networks with a time are files: 1-bit ones run in C from PCM, and the "
+        "time is that of one clip, features given, one thread. The others run "
+        "in PyTorch, at 4 bytes a parameter.",
+    ]
+    if report["differences"]:
+        lines += [
+            "",
+            "Differences in percentage points, with 95 % intervals of a paired "
+            "bootstrap over the test clips, seeds averaged.",
+            "",
+            "| network | depth | minus | depth | difference | interval |",
+            "|---|--:|---|--:|--:|--:|",
+        ]
+    for row in report["differences"]:
+        cells = [
+            *(*row["first"], *row["second"]),
+            f"{row['difference']:+.2f}",
+            f"{row['low']:+.2f} to {row['high']:+.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(figure):
+    """Mean and, over several seeds, standard deviation."""
+    if figure["std"] is None:
+        return f"{figure['mean']:.2f}"
+    return f"{figure['mean']:.2f} ± {figure['std']:.2f}"
+
+
+def build_report(cells, args):
+    """All that results.json holds.
+
+    Arguments
+    ---------
+    cells : dict of str to dict
+        By row, by seed, what ``measure`` gives.
+    args : argparse.Namespace
+        The command line.
+
+    Returns
+    -------
+    dict
+        ``protocol``, ``seeds``, number of ``clips``, whether there is
+        ``silence`` among them, ``networks`` (see ``summary``) and
+        ``differences``.
+
+    Raises
+    ------
+    ValueError
+        If networks were tested on different clips.
+    """
+    one, *others = [c for by_seed in cells.values() for c in by_seed.values()]
+    for other in others:
+        if other["clips"] != one["clips"] or other["truth"] != one["truth"]:
+            raise ValueError("the networks were tested on different clips")
+    networks = summary(cells)
+    return {
+        "protocol": args.protocol,
+        "seeds": args.seeds,
+        "clips": len(one["clips"]),
+        "silence": SILENCE in one["labels"],
+        "networks": networks,
+        "differences": differences(networks, cells),
+    }
+
+
+def parse_arguments(arguments):
+    """Read the command line."""
+    rows = [
+        f"  {key:12}{name} ({yaml})" for key, (name, yaml, _) in ROWS.items()
+    ]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(["rows:", *rows]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data_folder", required=True)
+    parser.add_argument("--results_folder", default="results", type=Path)
+    parser.add_argument("--protocol", default="GSC-10", choices=PROTOCOLS)
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=list(ROWS),
+        choices=ROWS,
+        metavar="ROW",
+        help="see below (default: all)",
+    )
+    parser.add_argument("--seeds", nargs="+", default=[1, 2, 3], type=int)
+    parser.add_argument(
+        "--jobs", default=1, type=int, help="trainings at once (default: 1)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print results.json, not the table"
+    )
+    args = parser.parse_args(arguments)
+    if args.jobs < 1:
+        parser.error("--jobs must be positive")
+    args.seeds = list(dict.fromkeys(args.seeds))
+    return args
+
+
+def main(arguments):
+    """Train, measure, compare; exit status 1 if anything failed."""
+    args = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    runs = plan(args)
+    trained = train_all(runs, args.jobs)
+    cells = {}
+    failed = len(runs) - len(trained)
+    wanted = [run for run in trained if run.row in args.rows]
+    # One after another, and nothing beside: time is measured.
+    for run in tqdm(wanted, "measured", unit="run"):
+        try:
+            cells.setdefault(run.row, {})[run.seed] = measure(run)
+        except (ValueError, OSError) as error:
+            complain(run, error)
+            failed += 1
+    if cells:
+        write(build_report(cells, args), args)
+    if failed:
+        raise ValueError(
+            f"{failed} of {len(runs)} runs failed, see above; the same "
+            "command tries them again"
+        )
+
+
+def write(report, args):
+    """Write results.md, results.json and results.png; print one of them."""
+    folder = args.results_folder / args.protocol
+    table, data = markdown(report), json.dumps(report, indent=1)
+    for name, text in {"results.md": table, "results.json": data}.items():
+        with whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+    print(data if args.json else table)
+    try:
+        plot_results(report["networks"], folder / "results.png")
+    except ImportError:
+        message = "no picture: pip install matplotlib draws it"
+        print(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")

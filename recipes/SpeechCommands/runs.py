@@ -1,0 +1,76 @@
+"""What study.py and results.py share: train.py in a process, time in C."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+HPARAMS = HERE.parents[1] / "hparams"
+
+
+def train(yaml, output, settings, log):
+    """Run train.py, one thread, with its output in a file.
+
+    Arguments
+    ---------
+    yaml : str
+        Name in hparams/.
+    output : Path
+        The run's folder.
+    settings : dict
+        What to override in the YAML.
+    log : Path
+        Where the output goes, after what is there.
+
+    Raises
+    ------
+    ValueError
+        If the training fails, naming the log.
+    """
+    settings = {**settings, "output_folder": str(output)}
+    command = [
+        sys.executable,
+        str(HERE / "train.py"),
+        str(HPARAMS / yaml),
+        "--noprogressbar",
+        # What follows = is YAML, of which JSON is a part.
+        *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
+    ]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with open(log, "a") as out:
+        done = subprocess.run(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        raise ValueError(f"{output}: training failed, see the end of {log}")
+
+
+def microseconds(logits, clips, depths):
+    """Median time of one clip by depth; let nothing else run.
+
+    Arguments
+    ---------
+    logits : callable
+        A network: features of a clip and a depth to logits.
+    clips : list
+        Features; the first 50 are used, four times each.
+    depths : list of int
+
+    Returns
+    -------
+    dict of str to float
+    """
+    times = {}
+    for depth in depths:
+        laps = []
+        for features in clips[:50] * 4:
+            started = time.perf_counter()
+            logits(features, depth)
+            laps.append(time.perf_counter() - started)
+        times[str(depth)] = 1e6 * statistics.median(laps)
+    return times

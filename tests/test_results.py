@@ -1,0 +1,115 @@
+"""The results table and its intervals, from made-up predictions."""
+
+import importlib
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechbrain_bifsmn.metrics import paired_bootstrap
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes/SpeechCommands"
+
+
+def test_the_bootstrap_finds_a_known_difference():
+    rng = np.random.default_rng(0)
+    easy = rng.random(2000)
+    better = easy < 0.90 + rng.normal(0, 0.01, (3, 2000))
+    worse = easy < 0.86 + rng.normal(0, 0.01, (3, 2000))
+    difference, low, high = paired_bootstrap(better, worse)
+    assert low < 4 < high and low < difference < high
+    # Paired: far less than the ±2 points of two independent test sets.
+    assert high - low < 2
+    mirrored = paired_bootstrap(worse, better)
+    assert mirrored == pytest.approx((-difference, -high, -low))
+    assert paired_bootstrap(better, better) == (0, 0, 0)
+
+
+def test_the_bootstrap_averages_seeds_not_networks():
+    """Networks of different numbers of seeds; the standard error is known."""
+    rng = np.random.default_rng(1)
+    first = rng.random((3, 1000)) < 0.8
+    second = np.ones((1, 1000), bool)
+    difference, low, high = paired_bootstrap(first, second)
+    assert difference == pytest.approx(100 * first.mean() - 100)
+    error = 100 * first.mean(0).std() / 1000**0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.05)
+
+
+def cell(labels, predicted, microseconds=None, size=4000):
+    """A predictions file of six clips, two of each label or so."""
+    truth = [i % len(labels) for i in range(6)]
+    times = microseconds and dict.fromkeys(predicted, microseconds)
+    form = {"bytes": size, "microseconds": times, "predicted": predicted}
+    return {
+        "labels": labels,
+        "clips": list("abcdef"),
+        "truth": truth,
+        "parameters": 1000,
+        "forms": {"": form},
+    }
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    return importlib.import_module("results")
+
+
+def test_the_table_has_means_deviations_and_no_silence(table):
+    labels = ["yes", "no", "_silence_"]
+    right, wrong = [0, 1, 2, 0, 1, 2], [0, 0, 2, 0, 0, 2]
+    cells = {
+        "teacher": {
+            1: cell(labels, {"8": right}),
+            2: cell(labels, {"8": wrong}),
+        },
+        "best": {
+            1: cell(labels, {"8": right, "2": wrong}, 10.0, 900),
+            2: cell(labels, {"8": right, "2": wrong}, 12.0, 904),
+        },
+        "bifsmn": {2: cell(labels, {"8": wrong}, 15.0, 950)},
+    }
+    args = Namespace(protocol="GSC-10", seeds=[1, 2])
+    report = table.build_report(cells, args)
+    text = table.markdown(report)
+    for line in (
+        "| teacher, DFSMN fp32 | 8 | 83.33 ± 23.57 | 75.00 ± 35.36 "
+        "| 1,000 | 4,000 |  |",
+        "| best, 1-bit | 8 | 100.00 ± 0.00 | 100.00 ± 0.00 "
+        "| 1,000 | 904 | 11.0 |",
+        "| ” | 2 | 66.67 ± 0.00 | 50.00 ± 0.00 |  |  | 11.0 |",
+        "| BiFSMN, 1-bit (only seeds 2) | 8 | 66.67 | 50.00 "
+        "| 1,000 | 950 | 15.0 |",
+    ):
+        assert line in text.splitlines()
+    differences = {
+        (*row["first"], row["second"][0]): row for row in report["differences"]
+    }
+    assert len(differences) == 3
+    deepest = differences["best, 1-bit", "8", "teacher, DFSMN fp32"]
+    assert deepest["difference"] == pytest.approx(100 / 6)
+    thin = differences["best, 1-bit", "2", "teacher, DFSMN fp32"]
+    assert thin["difference"] == pytest.approx(-100 / 6)
+    papers = differences["best, 1-bit", "8", "BiFSMN, 1-bit"]
+    assert papers["seeds"] == [2]
+    recall = report["networks"]["best, 1-bit"]["depths"]["2"]["recall"]
+    assert recall == {"yes": 100, "no": 0, "_silence_": 100}
+
+
+def test_without_silence_clips_there_is_no_column_for_it(table):
+    cells = {"best": {1: cell(["yes", "no"], {"8": [0, 1, 0, 1, 0, 0]})}}
+    args = Namespace(protocol="GSC-11w", seeds=[1])
+    text = table.markdown(table.build_report(cells, args))
+    assert "silence" not in text and "minus" not in text
+    assert "| best, 1-bit | 8 | 83.33 | 1,000 | 4,000 |  |" in text
+
+
+def test_different_test_clips_are_not_compared(table):
+    cells = {
+        "best": {1: cell(["yes", "no"], {"8": [0] * 6})},
+        "teacher": {1: cell(["yes", "no", "up"], {"8": [0] * 6})},
+    }
+    with pytest.raises(ValueError, match="different clips"):
+        table.build_report(cells, Namespace(protocol="GSC-10", seeds=[1]))
