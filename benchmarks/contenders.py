@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,7 +130,7 @@ def _torch(module, x):
 
 
 class OnnxRuntime:
-    """ONNX Runtime, its input and output bound once.
+    """ONNX Runtime, see ``speechbrain_bifsmn.export.onnx``.
 
     Arguments
     ---------
@@ -142,64 +141,32 @@ class OnnxRuntime:
     def __init__(self, folder):
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
 
-        self._folder, self._ort = folder, onnxruntime
+        from speechbrain_bifsmn.export import onnx as ours
+
+        self._folder, self._ours = folder, ours
         self.version = f"{onnxruntime.__version__}, onnx {onnx.__version__}"
 
     def fp32(self, module, x):
         """The module as it is."""
-        return self._open(self._export(module, x), x)
+        return self._open(self._export(module, x))
 
     def int8(self, module, x):
         """Static QDQ quantization, calibrated on random features."""
-        from onnxruntime.quantization import QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         path, target = self._export(module, x), self._folder / "int8.onnx"
-        name = self._session(path).get_inputs()[0].name
         generator = torch.Generator().manual_seed(1)
-        clips = torch.randn(100, *x.shape, generator=generator).numpy()
-        clips = iter([{name: clip} for clip in clips])
-        reader = type("Reader", (), {"get_next": lambda _: next(clips, None)})()
-        quant_pre_process(path, path)
-        quantize_static(
-            path,
-            target,
-            reader,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        return self._open(target, x)
+        clips = torch.randn(100, *x.shape, generator=generator)
+        self._ours.quantize_onnx(path, clips.numpy(), target)
+        return self._open(target)
 
     def _export(self, module, x):
         path = self._folder / "fp32.onnx"
-        torch.onnx.export(
-            module, (x,), path, dynamo=True, external_data=False, verbose=False
-        )
+        self._ours.export_onnx(module, x, path)
         return path
 
-    def _session(self, path):
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        return self._ort.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-
-    def _open(self, path, x):
-        session, value = self._session(path), self._ort.OrtValue
-        binding = session.io_binding()
-        inputs = value.ortvalue_from_numpy(x.numpy())
-        output = session.get_outputs()[0]
-        result = value.ortvalue_from_shape_and_type(output.shape, np.float32)
-        binding.bind_ortvalue_input(session.get_inputs()[0].name, inputs)
-        binding.bind_ortvalue_output(output.name, result)
-        return Prepared(
-            lambda: session.run_with_iobinding(binding),
-            inputs.update_inplace,
-            result.numpy,
-        )
+    def _open(self, path):
+        network = self._ours.OnnxNetwork(path)
+        return Prepared(network.run, network.feed, network.output)
 
 
 class LiteRT:

@@ -25,6 +25,8 @@ MODULES = [
     "lobes.features",
     "lobes.fsmn",
     "lobes.bifsmn",
+    "lobes.bcresnet",
+    "lobes.dscnn",
     "data.augment",
 ]
 

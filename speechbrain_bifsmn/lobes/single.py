@@ -1,0 +1,63 @@
+"""What networks of one depth share: DFSMN's interface."""
+
+from torch import nn
+
+
+class SingleDepth(nn.Module):
+    """A network that runs whole, called as the thinnable DFSMN is.
+
+    A subclass maps checked features to logits in ``logits``.
+
+    Arguments
+    ---------
+    n_mels : int
+        Mel bands of the input.
+    frames : int
+        Frames of the input.
+    depth : int
+        The only depth there is.
+    """
+
+    def __init__(self, n_mels, frames, depth):
+        super().__init__()
+        self.n_mels = n_mels
+        self.frames = frames
+        self.depths = (depth,)
+
+    def forward(self, x, lens=None, depth=None):
+        """Logits, alone or in a dict by depth.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, frames, n_mels]
+            Log-mel frames.
+        lens : torch.Tensor, optional
+            Relative lengths, as SpeechBrain passes them; not used.
+        depth : int or sequence of int, optional
+            The depth, or a sequence of it.
+
+        Returns
+        -------
+        torch.Tensor, [batch, classes]
+            For a sequence a dict that gives for the depth its logits and an
+            empty list: no distillation compares these networks' layers.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such depth, or x has another shape.
+        """
+        if x.dim() != 3 or x.shape[1:] != (self.frames, self.n_mels):
+            raise ValueError(
+                f"expected features [batch, {self.frames}, {self.n_mels}], "
+                f"got {list(x.shape)}"
+            )
+        single = depth is None or isinstance(depth, int)
+        asked = self.depths if depth is None else [depth] if single else depth
+        for n in asked:
+            if n not in self.depths:
+                raise ValueError(
+                    f"no depth {n}: this network runs at depth {self.depths[0]}"
+                )
+        logits = self.logits(x)
+        return logits if single else {n: (logits, []) for n in asked}
