@@ -57,6 +57,30 @@ def table(monkeypatch):
     return importlib.import_module("results")
 
 
+def test_every_row_has_the_same_data_and_its_teachers_first(table):
+    args = Namespace(
+        results_folder=Path("results"),
+        data_folder="x",
+        protocol="GSC-10",
+        rows=["best", "bifsmn", "bc-resnet"],
+        seeds=[3],
+    )
+    runs = table.plan(args)
+    names = [str(run) for run in runs]
+    assert names == [
+        *(f"teacher, seed {seed}" for seed in (1, 2, 3)),
+        *(f"{row}, seed 3" for row in args.rows),
+    ]
+    best, paper, rival = runs[3:]
+    assert best.settings["teacher_folder"] == [str(r.folder) for r in runs[:2]]
+    assert paper.settings["teacher_folder"] == str(runs[2].folder)
+    assert "teacher_folder" not in rival.settings
+    for key in table.DATA:
+        assert len({run.settings[key] for run in runs}) == 1
+    assert rival.settings[table.BUDGET] == paper.settings[table.BUDGET]
+    assert table.BUDGET not in runs[0].settings
+
+
 def test_the_table_has_means_deviations_and_no_silence(table):
     labels = ["yes", "no", "_silence_"]
     right, wrong = [0, 1, 2, 0, 1, 2], [0, 0, 2, 0, 0, 2]

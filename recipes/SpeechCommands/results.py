@@ -43,6 +43,7 @@ from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
+from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import (
     paired_bootstrap,
     plot_results,
@@ -60,12 +61,23 @@ ROWS = {
         "bifsmn_paper.yaml",
         {"binarizer": "as-released"},
     ),
-    "best": ("best, 1-bit", "bifsmn.yaml", {}),
+    "best": ("best, 1-bit", "bifsmn_best.yaml", {}),
     "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
     "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
 }
 # The row that students learn from, and the one that others are compared with.
 TEACHER, BEST = "teacher", "best"
+# Every other row takes these from the best one's YAML: the same data, ...
+DATA = (
+    "unknown_percentage",
+    "silence_percentage",
+    "spliced_unknowns",
+    "spoken_unknowns",
+    "spoken_keywords",
+    "epoch_clips",
+)
+# ... and, but for teachers, the same budget.
+BUDGET = "number_of_epochs"
 
 
 @dataclass(eq=False)
@@ -83,8 +95,8 @@ class Run:
         What it overrides in the YAML.
     folder : Path
         Where it goes.
-    taught : bool
-        Whether it needs the teacher of its seed.
+    teachers : list of int
+        Seeds of the teachers that it learns from.
     """
 
     row: str
@@ -92,7 +104,7 @@ class Run:
     yaml: str
     settings: dict
     folder: Path
-    taught: bool
+    teachers: list
 
     def __str__(self):
         """What messages call it."""
@@ -112,25 +124,38 @@ def plan(args):
     list of Run
     """
     prepared = args.results_folder / args.protocol
+    best = settings(HPARAMS / ROWS[BEST][1], "data_folder: x")
+    data = {key: best[key] for key in DATA}
 
     def run(row, seed):
         _, yaml, options = ROWS[row]
-        taught = "\nteacher_folder:" in (HPARAMS / yaml).read_text()
         shared = {
             "data_folder": str(args.data_folder),
             "results_folder": str(args.results_folder),
             "protocol": args.protocol,
             "classes": len(PROTOCOLS[args.protocol].labels),
             "seed": seed,
+            **data,
         }
-        if taught:
-            shared["teacher_folder"] = str(run(TEACHER, seed).folder)
+        if row != TEACHER:
+            shared[BUDGET] = best[BUDGET]
+        shared |= options
+        named = settings(HPARAMS / yaml, json.dumps(shared))
+        folders = named.get("teacher_folder", [])
+        teachers = [seed] if isinstance(folders, str) else folders
+        # A list names the teachers' folders, and these their seeds.
+        teachers = [int(Path(str(teacher)).name) for teacher in teachers]
+        if teachers:
+            folders = [str(run(TEACHER, s).folder) for s in teachers]
+            shared["teacher_folder"] = (
+                folders if len(folders) > 1 else folders[0]
+            )
         name = yaml.removesuffix(".yaml") + (f"-{row}" if options else "")
         folder = prepared / name / str(seed)
-        return Run(row, seed, yaml, {**shared, **options}, folder, taught)
+        return Run(row, seed, yaml, shared, folder, teachers)
 
     runs = [run(row, seed) for row in args.rows for seed in args.seeds]
-    teachers = [run(TEACHER, r.seed) for r in runs if r.taught]
+    teachers = [run(TEACHER, seed) for r in runs for seed in r.teachers]
     return list({r.folder: r for r in [*teachers, *runs]}.values())
 
 
@@ -179,8 +204,8 @@ def train_all(runs, jobs):
         Those that are trained; of the others it is said why not.
     """
 
-    def work(run, teacher):
-        if teacher is not None and teacher.exception():
+    def work(run, teachers):
+        if any(teacher.exception() for teacher in teachers):
             raise ValueError("its teacher could not be trained")
         if not is_trained(run):
             log = run.folder / "train.log"
@@ -191,8 +216,7 @@ def train_all(runs, jobs):
     pool = ThreadPoolExecutor(jobs)
     try:
         for run in runs:
-            teacher = teachers[run.seed] if run.taught else None
-            future = pool.submit(work, run, teacher)
+            future = pool.submit(work, run, [teachers[s] for s in run.teachers])
             futures[future] = run
             if run.row == TEACHER:
                 teachers[run.seed] = future
@@ -265,6 +289,35 @@ def real(spotter):
     return [("", None, features, logits)]
 
 
+def onnx(folder, depth):
+    """What others would deploy: ONNX Runtime, fp32 and int8.
+
+    Arguments
+    ---------
+    folder : Path
+        The run's.
+    depth : int
+        What to call its only depth.
+
+    Returns
+    -------
+    dict
+        ``forms``, see ``measure``.
+    """
+    # Only these rows need the extra that it needs.
+    from speechbrain_bifsmn.export.onnx import evaluate_onnx
+
+    found = evaluate_onnx(folder, folder.parents[1], folder / "onnx")
+    return {
+        name: {
+            "bytes": form["bytes"],
+            "microseconds": {str(depth): form["microseconds"]},
+            "predicted": {str(depth): form["predictions"]},
+        }
+        for name, form in found.items()
+    }
+
+
 @torch.no_grad()
 def measure(run):
     """What a trained network says to each test clip, its size and its time.
@@ -296,11 +349,6 @@ def measure(run):
     spotter = KeywordSpotter.from_hparams(run.folder)
     model = spotter.mods.model
     parameters = sum(p.numel() for p in model.parameters())
-    try:
-        check_one_bit(model)
-        forms = one_bit(run.folder)
-    except NotOneBitError:
-        forms = real(spotter)
     rows = read_manifest(test)
     cell = {
         "source": source.hexdigest(),
@@ -310,6 +358,15 @@ def measure(run):
         "parameters": parameters,
         "forms": {},
     }
+    if isinstance(model, SingleDepth):
+        cell["forms"] = onnx(run.folder, model.depths[0])
+        forms = []
+    else:
+        try:
+            check_one_bit(model)
+            forms = one_bit(run.folder)
+        except NotOneBitError:
+            forms = real(spotter)
     for name, file, front_end, logits in forms:
         clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
         predicted = {
@@ -492,9 +549,10 @@ def markdown(report):
             name, facts = "”", ["", ""]
     lines += [
         "",
-        "Networks with a time are files: 1-bit ones run in C from PCM, and the "
-        "time is that of one clip, features given, one thread. The others run "
-        "in PyTorch, at 4 bytes a parameter.",
+        "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
+        "and int8 ones in ONNX Runtime, and the time is that of one clip, "
+        "features given, one thread. The others run in PyTorch, at 4 bytes a "
+        "parameter.",
     ]
     if report["differences"]:
         lines += [
