@@ -330,12 +330,13 @@ class DFSMN(nn.Module):
         Arguments
         ---------
         teacher : DFSMN
-            A network of the same sizes.
+            A network of the same sizes, or of larger ones: then of every
+            layer its first channels are taken.
 
         Raises
         ------
         ValueError
-            Naming the first weight whose shape differs.
+            Naming the first weight that the teacher has not or smaller.
         """
         theirs = dict(teacher.state_dict())
         for name, ours in self.state_dict().items():
@@ -353,10 +354,12 @@ class DFSMN(nn.Module):
             value = theirs.get(".".join(parts))
             if parts[-1] == "slope" and value is not None:
                 value = value.expand_as(ours)
+            if value is not None and value.dim() == ours.dim():
+                value = value[tuple(map(slice, ours.shape))]
             if value is None or value.shape != ours.shape:
                 raise ValueError(
                     f"cannot start from the teacher: {name} does not match; "
-                    "teacher and student must have the same sizes"
+                    "it must have the student's sizes, or larger ones"
                 )
             ours.copy_(value)
 
