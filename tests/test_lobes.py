@@ -128,6 +128,16 @@ def test_student_starts_from_the_teacher():
         assert torch.equal(student.blocks[1].norm2[depth].norm.bias, theirs)
     with pytest.raises(ValueError, match="conv1.weight does not match"):
         student.copy_weights(DFSMN(**sizes, layers=4, conv_channels=(8, 32)))
+    narrow = BiFSMN(**sizes | {"expansion": 32}, layers=4, depths=[4])
+    narrow.copy_weights(teacher)
+    block, theirs = narrow.blocks[1], teacher.blocks[1]
+    assert torch.equal(block.pointwise1.weight, theirs.pointwise1.weight[:32])
+    assert torch.equal(
+        block.pointwise2.weight, theirs.pointwise2.weight[:, :32]
+    )
+    with pytest.raises(ValueError, match="does not match"):
+        wide = BiFSMN(**sizes | {"expansion": 48}, layers=4, depths=[4])
+        wide.copy_weights(teacher)
 
 
 def test_thinner_depths_share_weights_but_not_private_norms():

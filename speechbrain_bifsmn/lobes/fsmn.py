@@ -330,13 +330,13 @@ class DFSMN(nn.Module):
         Arguments
         ---------
         teacher : DFSMN
-            A network of the same sizes, or of larger ones: then of every
-            layer its first channels are taken.
+            A network of the same sizes, but that its expansion may be larger:
+            then of every layer its first units are taken.
 
         Raises
         ------
         ValueError
-            Naming the first weight that the teacher has not or smaller.
+            Naming the first weight that does not match.
         """
         theirs = dict(teacher.state_dict())
         for name, ours in self.state_dict().items():
@@ -354,12 +354,13 @@ class DFSMN(nn.Module):
             value = theirs.get(".".join(parts))
             if parts[-1] == "slope" and value is not None:
                 value = value.expand_as(ours)
-            if value is not None and value.dim() == ours.dim():
+            if value is not None and name.startswith("blocks."):
                 value = value[tuple(map(slice, ours.shape))]
             if value is None or value.shape != ours.shape:
                 raise ValueError(
                     f"cannot start from the teacher: {name} does not match; "
-                    "it must have the student's sizes, or larger ones"
+                    "but for the expansion, which may be larger, teacher and "
+                    "student must have the same sizes"
                 )
             ours.copy_(value)
 
