@@ -54,6 +54,7 @@ from speechbrain_bifsmn.spotting import Spotter, read_window
 # What --rows calls it: name in the table, YAML in hparams/, options.
 ROWS = {
     "teacher": ("teacher, DFSMN fp32", "dfsmn.yaml", {}),
+    "fp32": ("DFSMN fp32, taught as the best", "dfsmn_best.yaml", {}),
     "bifsmn": ("BiFSMN, 1-bit", "bifsmn_paper.yaml", {}),
     "bifsmnv2": ("BiFSMNv2, 1-bit", "bifsmnv2_paper.yaml", {}),
     "as-released": (
@@ -65,8 +66,9 @@ ROWS = {
     "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
     "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
 }
-# The row that students learn from, and the one that others are compared with.
-TEACHER, BEST = "teacher", "best"
+# The row that students learn from; the one that others are compared with; and
+# those that it is compared with at each of its depths.
+TEACHER, BEST, REAL = "teacher", "best", ("teacher", "fp32")
 # Every other row takes these from the best one's YAML: the same data, ...
 DATA = (
     "unknown_percentage",
@@ -482,7 +484,7 @@ def differences(networks, cells):
             continue
         deepest = next(iter(theirs["depths"]))
         depths = list(ours["depths"])
-        for depth in depths if theirs["row"] == TEACHER else depths[:1]:
+        for depth in depths if theirs["row"] in REAL else depths[:1]:
             difference, low, high = paired_bootstrap(
                 correct(cells, ours, seeds, depth),
                 correct(cells, theirs, seeds, deepest),
