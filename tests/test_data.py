@@ -519,6 +519,20 @@ def test_spoken_words_are_none_of_speech_commands(tmp_path):
         generate_clips([], keywords, tmp_path, -1)
 
 
+def test_quiet_silences_are_quiet_and_some_are_nothing(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000)
+    soundfile.write(tmp_path / "noise.wav", noise, 16000, "PCM_16")
+    path = str(tmp_path / "noise.wav")
+    clips = [Clip("noise", path, SILENCE, 0, 16000)]
+    made = generate_clips(clips, [], tmp_path, quiet_silences=40)
+    audio = [read_audio(m.path, m.start, m.stop) for m in made]
+    assert {m.label for m in made} == {SILENCE}
+    assert max(a.std() for a in audio) < 0.1
+    assert sum(not a.any() for a in audio) >= 10
+    with pytest.raises(DataError, match="no silences to make quieter"):
+        generate_clips([], [], tmp_path, quiet_silences=1)
+
+
 def test_recipe_command(tmp_path, monkeypatch, capsys):
     def run(*arguments):
         script = ROOT / "recipes/SpeechCommands/prepare.py"

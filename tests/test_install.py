@@ -64,6 +64,10 @@ def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
         "csrc/include/bifsmn.h",
         "csrc/src/network.c",
         "csrc/examples/spot.c",
+        "data/words.txt",
+        "pretrained/gsc10/model.bifsmn",
+        "pretrained/gsc10/model.ckpt",
+        "pretrained/gsc10/README.md",
     ):
         assert f"speechbrain_bifsmn/{name}" in names
     assert any("_native" in name for name in names)

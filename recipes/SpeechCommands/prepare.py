@@ -79,6 +79,7 @@ def parse_arguments():
         "spliced_unknowns": "unknown words spliced from two recordings",
         "spoken_unknowns": "unknown words that a synthesizer says",
         "spoken_keywords": "keywords that it says",
+        "quiet_silences": "silences with next to no sound",
     }.items():
         parser.add_argument(
             f"--{kind}",

@@ -64,8 +64,9 @@ over seeds, other networks, and intervals.
 that was at hand ({train:,} clips, three other words as unknown), and on
 generated clips: {spliced_unknowns:,} pseudo-words spliced from two recordings,
 {spoken_unknowns:,} other words and {spoken_keywords:,} keywords said by eSpeak
-NG. Checkpoint and settings were chosen on validation speakers, whose unknown
-words are none of those trained on. Rerun:
+NG, and {quiet_silences:,} silences with next to no sound. Checkpoint and
+settings were chosen on validation speakers, whose unknown words are none of
+those trained on. Rerun:
 
 ```sh
 cd recipes/SpeechCommands
@@ -148,7 +149,10 @@ def card(report, facts, size, train):
     deepest, row = next(iter(depths.items()))
     generated = {
         key: facts.get(key, 0)
-        for key in ("spliced_unknowns", "spoken_unknowns", "spoken_keywords")
+        for key in (
+            *("spliced_unknowns", "spoken_unknowns"),
+            *("spoken_keywords", "quiet_silences"),
+        )
     }
 
     def cells(values):

@@ -76,6 +76,7 @@ DATA = (
     "spliced_unknowns",
     "spoken_unknowns",
     "spoken_keywords",
+    "quiet_silences",
     "epoch_clips",
 )
 # ... and, but for teachers, the same budget.

@@ -59,6 +59,7 @@ PREPARE_KEYS = {
     "spliced_unknowns",
     "spoken_unknowns",
     "spoken_keywords",
+    "quiet_silences",
 }
 # Of a training YAML, what the exported file tells.
 FACTS = (
@@ -70,6 +71,7 @@ FACTS = (
     "spliced_unknowns",
     "spoken_unknowns",
     "spoken_keywords",
+    "quiet_silences",
     "epoch_clips",
     "seed",
     "weight_quantizer",

@@ -1,4 +1,4 @@
-"""Training clips of words that nobody recorded.
+"""Training clips that nobody recorded.
 
 Beside its keywords a data set has few words, and a network that trains its
 unknown class on those takes any other word for a keyword. Two sources of more:
@@ -7,6 +7,10 @@ unknown class on those takes any other word for a keyword. Two sources of more:
   voices, rooms and microphones, saying what is no word;
 - spoken: a synthesizer says the words of ``words.txt`` in hundreds of voices.
   It says keywords too, so that a synthetic voice does not mean unknown.
+
+And recordings are never as quiet as a microphone that is switched off, which
+a network that has not heard it takes for anything: silences with next to
+nothing in them.
 
 Words of Speech Commands are not among those spoken, so whatever a protocol
 keeps for validation or testing stays unheard.
@@ -29,6 +33,7 @@ from speechbrain_bifsmn.data.synthesis import (
     VARIANTS,
     Espeak,
     Speaker,
+    gain,
     name_number,
     speak_clip,
 )
@@ -47,6 +52,7 @@ def generate_clips(
     spliced_unknowns=0,
     spoken_unknowns=0,
     spoken_keywords=0,
+    quiet_silences=0,
     sample_rate=SAMPLE_RATE,
 ):
     """Write generated clips of one second each, one file for each kind.
@@ -68,6 +74,8 @@ def generate_clips(
         Clips of words from ``words.txt``, said by a synthesizer.
     spoken_keywords : int
         Clips of keywords, said by a synthesizer.
+    quiet_silences : int
+        Silences at -80 to -20 dB of those in ``clips``, zeros, mains hum.
     sample_rate : int
         Hz.
 
@@ -78,14 +86,17 @@ def generate_clips(
     Raises
     ------
     DataError
-        If a number is negative, there are no two words to splice, or the
-        synthesizer is missing.
+        If a number is negative, there are no two words to splice, or no
+        silences to make quieter, or the synthesizer is missing.
     """
-    numbers = spliced_unknowns, spoken_unknowns, spoken_keywords
+    numbers = (
+        *(spliced_unknowns, spoken_unknowns),
+        *(spoken_keywords, quiet_silences),
+    )
     if min(numbers) < 0:
         raise DataError(
-            "--spliced_unknowns, --spoken_unknowns and --spoken_keywords "
-            f"must not be negative: {numbers}"
+            "--spliced_unknowns, --spoken_unknowns, --spoken_keywords and "
+            f"--quiet_silences must not be negative: {numbers}"
         )
     if (spoken_unknowns or spoken_keywords) and sample_rate != SAMPLE_RATE:
         raise DataError(
@@ -97,11 +108,13 @@ def generate_clips(
     words = [word for word in words if word not in keywords]
     keywords = list(keywords)
     speech = [clip for clip in clips if clip.label != SILENCE]
+    silences = [clip for clip in clips if clip.label == SILENCE]
     generated = []
     for name, count, source, make in (
         ("spliced", spliced_unknowns, speech, _splices),
         ("spoken", spoken_unknowns, words, _sayings),
         ("spoken_keywords", spoken_keywords, keywords, _sayings),
+        ("quiet", quiet_silences, silences, _quiet),
     ):
         if not count:
             continue
@@ -113,11 +126,13 @@ def generate_clips(
             audio = make(source, count, sample_rate)
             audio = tqdm(audio, f"Making {name}", count, unit=" clips")
             _write(path, audio, sample_rate)
+        labels = {"quiet": [SILENCE], "spoken_keywords": keywords}
+        labels = labels.get(name, [UNKNOWN])
         generated += [
             Clip(
                 f"{name}/{k}",
                 str(path),
-                source[k % len(source)] if source is keywords else UNKNOWN,
+                labels[k % len(labels)],
                 k * sample_rate,
                 (k + 1) * sample_rate,
             )
@@ -149,6 +164,28 @@ def _sayings(words, count, _rate):
             int(random.integers(110, 211)),
         )
         yield speak_clip(espeak, speaker, word, random)
+
+
+def _quiet(clips, count, rate):
+    """Every fourth clip is zeros, every fourth mains hum, the rest noise."""
+    if not clips:
+        raise DataError(
+            "there are no silences to make quieter: pass --quiet_silences=0"
+        )
+    seconds = np.arange(rate) / rate
+    for k in range(count):
+        random = np.random.default_rng(name_number("quiet", k))
+        clip = clips[random.integers(len(clips))]
+        audio = read_audio(clip.path, clip.start, clip.stop, rate)[:rate]
+        audio = np.pad(audio, (0, rate - len(audio)))
+        audio = audio * gain(random.uniform(-80, -20))
+        if k % 4 == 0:
+            audio = np.zeros(rate)
+        if k % 4 == 1:
+            hertz, phase = random.choice([50, 60]), random.uniform(0, 2 * np.pi)
+            hum = np.sin(2 * np.pi * hertz * seconds + phase)
+            audio = audio + hum * gain(random.uniform(-80, -20))
+        yield audio
 
 
 def _splices(clips, count, rate):

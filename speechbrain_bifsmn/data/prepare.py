@@ -54,6 +54,7 @@ def prepare_speech_commands(
     spliced_unknowns=0,
     spoken_unknowns=0,
     spoken_keywords=0,
+    quiet_silences=0,
 ):
     """Write the manifests of a protocol.
 
@@ -91,9 +92,10 @@ def prepare_speech_commands(
         Whether to do nothing at all.
     sample_rate : int
         The rate that the clips must have, in Hz.
-    spliced_unknowns, spoken_unknowns, spoken_keywords : int
+    spliced_unknowns, spoken_unknowns, spoken_keywords, quiet_silences : int
         Clips to generate for training beyond those of the data, see
-        ``generate_clips``; a protocol without an unknown class gets none.
+        ``generate_clips``. Of the first three a protocol without an unknown
+        class gets none, of the last one without silence.
 
     Raises
     ------
@@ -143,6 +145,7 @@ def prepare_speech_commands(
         "spliced_unknowns": spliced_unknowns,
         "spoken_unknowns": spoken_unknowns,
         "spoken_keywords": spoken_keywords,
+        "quiet_silences": quiet_silences,
         "listing_sha256": _sha256(json.dumps([stock, lists, official])),
     }
     # Tuples become lists, as they are in the file that it is compared with.
@@ -177,17 +180,17 @@ def prepare_speech_commands(
         for split, clips in manifests.items()
     }
     manifests = _measure(manifests, sample_rate)
-    if protocol.unknown:
-        manifests["train"] += generate_clips(
-            manifests["train"],
-            protocol.keywords,
-            save_folder,
-            spliced_unknowns,
-            spoken_unknowns,
-            spoken_keywords,
-            sample_rate,
-        )
-        counts["train"] = _count("train", manifests["train"], protocol)
+    manifests["train"] += generate_clips(
+        manifests["train"],
+        protocol.keywords,
+        save_folder,
+        spliced_unknowns * protocol.unknown,
+        spoken_unknowns * protocol.unknown,
+        spoken_keywords * protocol.unknown,
+        quiet_silences * protocol.silence,
+        sample_rate,
+    )
+    counts["train"] = _count("train", manifests["train"], protocol)
     _write(save_folder, manifests, protocol, asked, counts)
 
 
