@@ -59,7 +59,11 @@ def main():
     )
     parser.add_argument("report", type=Path)
     arguments = parser.parse_args()
-    written = table(json.loads(arguments.report.read_text()))
+    try:
+        written = table(json.loads(arguments.report.read_text()))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "no report of make bench"
+        raise SystemExit(f"{arguments.report}: {reason}") from None
     text, found = re.subn(
         f"(?s){MARKS[0]}.*{MARKS[1]}",
         lambda _: written.join(MARKS),

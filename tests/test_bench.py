@@ -40,6 +40,17 @@ def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
     assert "wrong by 1" in bench.missing["cheat"]
 
 
+def test_table_of_a_report_that_is_not_there(tmp_path):
+    script = ROOT / "benchmarks/readme.py"
+    for report in (tmp_path / "no.json", tmp_path, ROOT / "README.md"):
+        done = subprocess.run(
+            [sys.executable, script, report], capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{report}: ")
+        assert done.stderr.count("\n") == 1
+
+
 def test_floor_and_its_picture(monkeypatch):
     """Counted by hand; and a kernel at its floor is 1.00 times its floor."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -1,13 +1,5 @@
-/* spot.c: which keyword is in this recording?
- *
- *     cc -O3 -std=c99 -ffp-contract=off csrc/src/ *.c csrc/examples/spot.c \
- *        -Icsrc/include -lm -o spot
- *     ./spot MODEL WAV [DEPTH]
- *
- * Looks through windows of one decision, moved by as little as the network can
- * tell apart, and prints the keyword it is surest of; labels like _silence_
- * are no keywords. */
-
+/* spot.c: which keyword is in this recording?   ./spot MODEL WAV [DEPTH]
+ * Moves a window over a 16-bit mono WAV and prints the surest keyword. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,117 +7,87 @@
 
 #include "bifsmn.h"
 
+enum { MOST = 1 << 24 }; /* bytes; what is longer is refused as truncated */
+static unsigned char model[MOST], wav[MOST];
+static int16_t pcm[MOST]; /* zeros after the recording */
+static float scores[1 << 15];
+
 static void fail(const char *what, const char *why)
 {
     fprintf(stderr, "spot: %s: %s\n", what, why);
     exit(1);
 }
 
-static unsigned char *read_file(const char *name, size_t *size)
+static size_t read_file(const char *name, unsigned char *data)
 {
     FILE *in = fopen(name, "rb");
-    unsigned char *data = NULL;
-    size_t room = 0;
-
     if (!in)
         fail(name, "cannot open");
-    for (*size = 0; *size == room; *size += fread(data + *size, 1, room / 2, in))
-        if (!(data = realloc(data, room = 2 * (room ? room : 1 << 16))))
-            fail(name, "too large");
-    fclose(in);
-    return data;
+    return fread(data, 1, MOST, in);
 }
 
-static unsigned long number(const unsigned char *p, int bytes)
+static size_t u32(const unsigned char *p)
 {
-    return bytes ? *p | number(p + 1, bytes - 1) << 8 : 0;
+    return p[0] | p[1] << 8 | p[2] << 16 | (size_t)p[3] << 24;
 }
 
-/* Samples of a 16-bit mono WAV, padded with zeros to at least one decision. */
-static int16_t *read_wav(const char *name, const struct bifsmn_info *info,
-                         size_t *samples)
+static size_t read_wav(const char *name, int rate) /* to pcm: how many */
 {
-    size_t size, at = 12, i;
-    const unsigned char *wav = read_file(name, &size);
-    int16_t *pcm;
-    int known = 0;
-
-    if (size < 12 || memcmp(wav, "RIFF", 4) || memcmp(wav + 8, "WAVE", 4))
+    size_t end = read_file(name, wav), at = 12, size, known = 0, i;
+    if (end < 12 || memcmp(wav, "RIFF", 4) || memcmp(wav + 8, "WAVE", 4))
         fail(name, "not a WAV file");
-    for (;; at += 8 + (i + i % 2)) {
-        if (at + 8 > size || size - at - 8 < (i = number(wav + at + 4, 4)))
+    for (;; at += 8 + size + size % 2) { /* from chunk to chunk */
+        if (at + 8 > end || (size = u32(wav + at + 4)) > end - at - 8)
             fail(name, "the WAV file is truncated or has no data");
+        if (!memcmp(wav + at, "fmt ", 4) && size >= 16) /* PCM, mono; bits */
+            known = u32(wav + at + 8) == 1 + (1 << 16) &&
+                    u32(wav + at + 12) == (size_t)rate && wav[at + 22] == 16;
         if (!memcmp(wav + at, "data", 4))
             break;
-        if (!memcmp(wav + at, "fmt ", 4) && i >= 16)
-            known = number(wav + at + 8, 2) == 1 &&
-                    number(wav + at + 10, 2) == 1 &&
-                    number(wav + at + 12, 4) == (size_t)info->sample_rate &&
-                    number(wav + at + 22, 2) == 16;
     }
     if (!known)
         fail(name, "must be 16-bit mono PCM at the model's sample rate");
-    *samples = i / 2;
-    pcm = calloc(*samples + (size_t)info->samples, sizeof *pcm);
-    if (!pcm)
-        fail(name, "too large");
-    for (i = 0; i < *samples; i++)
-        pcm[i] = (int16_t)number(wav + at + 8 + 2 * i, 2);
-    if (*samples < (size_t)info->samples)
-        *samples = (size_t)info->samples;
-    return pcm;
+    for (i = 0; i < size / 2; i++)
+        pcm[i] = (int16_t)(wav[at + 8 + 2 * i] | wav[at + 9 + 2 * i] << 8);
+    return size / 2;
 }
 
 int main(int argc, char **argv)
 {
-    size_t file_size, bytes, samples, at, hop, last;
+    size_t size = argc > 2 ? read_file(argv[1], model) : 0, bytes, last, at;
     struct bifsmn_info info;
-    const unsigned char *file;
-    const char *best = NULL;
-    float *scores, best_probability = 0;
-    int16_t *pcm;
+    void *room;
     bifsmn *net;
-    int error, depth, i;
-    double best_time = 0;
+    int error = bifsmn_workspace_size(model, size, &bytes), depth, i, top;
+    double start = 0, surest = 0, sum;
+    const char *best = "_", *label; /* _silence_ and its like are no keywords */
 
-    if (argc < 3 || argc > 4)
+    if (argc < 3)
         fail("usage", "spot MODEL WAV [DEPTH]");
-    file = read_file(argv[1], &file_size);
-    if ((error = bifsmn_workspace_size(file, file_size, &bytes)) ||
-        (error = bifsmn_open(file, file_size, malloc(bytes), bytes, &net)))
+    room = malloc(error ? 1 : bytes);
+    if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
         fail(argv[1], bifsmn_message(error));
     bifsmn_info(net, &info);
-    pcm = read_wav(argv[2], &info, &samples);
-    depth = argc == 4 ? atoi(argv[3]) : info.depth[0];
-    scores = malloc((size_t)info.classes * sizeof *scores);
-    hop = (size_t)(info.stride * info.stride * info.hop_length);
-
-    last = samples - (size_t)info.samples;
-    for (at = 0;; at = at + hop < last ? at + hop : last) {
-        int top = 0, better;
-        float sum = 0, probability;
-
+    depth = argc > 3 ? atoi(argv[3]) : info.depth[0];
+    last = read_wav(argv[2], info.sample_rate);
+    last -= last < (size_t)info.samples ? last : (size_t)info.samples;
+    for (at = 0;; at += (size_t)(info.stride * info.stride * info.hop_length)) {
+        at = at < last ? at : last; /* steps are the least it can tell apart */
         error = bifsmn_run(net, pcm + at, (size_t)info.samples, depth, scores);
         if (error)
             fail(argv[1], bifsmn_message(error));
-        for (i = 1; i < info.classes; i++)
+        for (top = 0, i = 1; i < info.classes; i++)
             top = scores[i] > scores[top] ? i : top;
-        for (i = 0; i < info.classes; i++) /* softmax */
-            sum += expf(scores[i] - scores[top]);
-        probability = 1 / sum;
-
+        for (sum = 0, i = 0; i < info.classes; i++) /* softmax */
+            sum += exp(scores[i] - scores[top]);
+        label = bifsmn_label(net, top);
         /* Any keyword beats every _class_; otherwise the surer one wins. */
-        better = !best || (*bifsmn_label(net, top) == '_') == (*best == '_')
-                     ? probability > best_probability
-                     : *best == '_';
-        if (better) {
-            best = bifsmn_label(net, top);
-            best_probability = probability;
-            best_time = (double)at / info.sample_rate;
-        }
-        if (at == last) /* the window that ends with the clip */
+        if ((*label == '_') == (*best == '_') ? 1 / sum > surest : *best == '_')
+            best = label, surest = 1 / sum, start = (double)at;
+        if (at == last)
             break;
     }
-    printf("%s %.3f at %.2f s\n", best, best_probability, best_time);
+    printf("%s %.3f at %.2f s\n", best, surest, start / info.sample_rate);
+    free(room);
     return 0;
 }

@@ -149,32 +149,39 @@ static int32_t largest_sum(const struct bifsmn_packed *p)
     return (int32_t)(p->terms * (p->gain[0] + p->gain[1]));
 }
 
-static void real_rows(const struct bifsmn_packed *p, size_t M,
+/* Counts lie in the tiles of the kernels. Positions `from` to `from` + M. */
+static void real_rows(const struct bifsmn_packed *p, size_t from, size_t M,
                       const uint32_t *restrict d, float *restrict y)
 {
     const float *restrict scale = p->scale, *restrict bias = p->bias;
+    const size_t N = p->outputs, tile = p->kernels->tile;
     const int32_t all = largest_sum(p);
-    const size_t N = p->outputs;
     size_t m, n;
 
-    for (m = 0; m < M; m++, d += N, y += N)
+    for (m = from; m < from + M; m++, y += N) {
+        const uint32_t *restrict row = d + m / tile * tile * N + m % tile;
+
         for (n = 0; n < N; n++)
-            y[n] = (float)(all - 2 * (int32_t)d[n]) * scale[n] + bias[n];
+            y[n] = (float)(all - 2 * (int32_t)row[n * tile]) * scale[n] +
+                   bias[n];
+    }
 }
 
 /* To one plane [positions] of `y` for each output. */
 static void real_columns(const struct bifsmn_packed *p, size_t M,
                          const uint32_t *d, size_t positions, float *y)
 {
+    const size_t N = p->outputs, tile = p->kernels->tile;
     const int32_t all = largest_sum(p);
-    const size_t N = p->outputs;
-    size_t m, n;
+    size_t m, n, i;
 
-    for (n = 0; n < N; n++, d++, y += positions) {
+    for (n = 0; n < N; n++, d += tile, y += positions) {
         const float scale = p->scale[n], bias = p->bias[n];
 
-        for (m = 0; m < M; m++)
-            y[m] = (float)(all - 2 * (int32_t)d[m * N]) * scale + bias;
+        for (m = 0; m < M; m += tile)
+            for (i = 0; i < min_size(tile, M - m); i++)
+                y[m + i] = (float)(all - 2 * (int32_t)d[m * N + i]) * scale +
+                           bias;
     }
 }
 
@@ -186,19 +193,18 @@ void bifsmn_packed_linear(const struct bifsmn_packed *p, size_t M,
 {
     const size_t K = p->inputs, N = p->outputs, block = block_of(p);
     uint64_t *bits = scratch;
-    uint32_t *d = (uint32_t *)(bits + block * words(K));
+    uint32_t *d = (uint32_t *)(bits + p->planes * block * words(K));
     size_t m, plane;
 
     for (m = 0; m < M; m += block) {
         const size_t rows = min_size(block, M - m);
 
-        memset(d, 0, 4 * rows * N);
-        for (plane = 0; plane < p->planes; plane++) {
-            pack_rows(p, plane, rows, x + m * K, bits);
-            p->kernels->b1_gemm_counts(rows, N, K, bits, p->weight,
-                                       p->gain[plane], d);
-        }
-        real_rows(p, rows, d, y + m * N);
+        for (plane = 0; plane < p->planes; plane++)
+            pack_rows(p, plane, rows, x + m * K,
+                      bits + plane * rows * words(K));
+        p->kernels->b1_gemm_counts(rows, N, K, p->planes, bits, p->weight,
+                                   p->gain, d);
+        real_rows(p, 0, rows, d, y + m * N);
     }
 }
 
@@ -213,9 +219,12 @@ static size_t memory_block(const struct bifsmn_packed *p)
     return 64 + p->left * p->dilation + memory_right(p);
 }
 
+/* Whole tiles. */
 static size_t memory_window(const struct bifsmn_packed *p)
 {
-    return memory_block(p) + p->left * p->dilation + memory_right(p);
+    const size_t most = memory_block(p) + p->left * p->dilation;
+
+    return (most + memory_right(p) + 7) / 8 * 8;
 }
 
 /* x, y [clips][frames][channels] */
@@ -226,7 +235,8 @@ void bifsmn_packed_memory(const struct bifsmn_packed *p, size_t clips,
     const size_t N = p->outputs, left = p->left * p->dilation;
     const size_t right = memory_right(p), block = memory_block(p);
     uint64_t *bits = scratch;
-    uint32_t *d = (uint32_t *)(bits + memory_window(p) * words(N));
+    uint32_t *d =
+        (uint32_t *)(bits + p->planes * memory_window(p) * words(N));
     size_t clip, m, plane;
 
     for (clip = 0; clip < clips; clip++, x += frames * N, y += frames * N)
@@ -236,14 +246,13 @@ void bifsmn_packed_memory(const struct bifsmn_packed *p, size_t clips,
             const size_t window =
                 before + rows + min_size(right, frames - m - rows);
 
-            memset(d, 0, 4 * window * N);
-            for (plane = 0; plane < p->planes; plane++) {
-                pack_rows(p, plane, window, x + (m - before) * N, bits);
-                p->kernels->b1_memory_counts(window, N, p->terms, p->left,
-                                             p->dilation, bits, p->weight,
-                                             p->gain[plane], d);
-            }
-            real_rows(p, rows, d + before * N, y + m * N);
+            for (plane = 0; plane < p->planes; plane++)
+                pack_rows(p, plane, window, x + (m - before) * N,
+                          bits + plane * window * words(N));
+            p->kernels->b1_memory_counts(window, N, p->terms, p->left,
+                                         p->dilation, p->planes, bits,
+                                         p->weight, p->gain, d);
+            real_rows(p, before, rows, d, y + m * N);
         }
 }
 
@@ -356,7 +365,7 @@ void bifsmn_packed_conv(const struct bifsmn_packed *p, size_t clips,
     const size_t N = p->outputs, block = block_of(p), border = p->kernel / 2;
     const size_t size = s.strip * s.row;
     uint64_t *strips = scratch, *patches = strips + p->planes * size;
-    uint32_t *d = (uint32_t *)(patches + block * words(p->terms));
+    uint32_t *d = (uint32_t *)(patches + p->planes * block * words(p->terms));
     size_t clip, line, plane, i, m;
 
     for (clip = 0; clip < clips; clip++) {
@@ -376,13 +385,11 @@ void bifsmn_packed_conv(const struct bifsmn_packed *p, size_t clips,
             for (m = 0; m < count; m += block) {
                 const size_t rows = min_size(block, count - m);
 
-                memset(d, 0, 4 * rows * N);
-                for (plane = 0; plane < p->planes; plane++) {
+                for (plane = 0; plane < p->planes; plane++)
                     gather_patches(p, &s, m, rows, strips + plane * size,
-                                   patches);
-                    p->kernels->b1_gemm_counts(rows, N, p->terms, patches,
-                                               p->weight, p->gain[plane], d);
-                }
+                                   patches + plane * rows * words(p->terms));
+                p->kernels->b1_gemm_counts(rows, N, p->terms, p->planes,
+                                           patches, p->weight, p->gain, d);
                 real_columns(p, rows, d, s.frames * s.mels,
                              y + line * s.mels + m);
             }
@@ -400,12 +407,13 @@ size_t bifsmn_packed_scratch(const struct bifsmn_packed *p, size_t mels)
     if (p->kernel) {
         const struct map s = map_of(p, 1, mels);
 
-        return 8 * (p->planes * s.strip * s.row + block * words(p->terms)) +
+        return 8 * p->planes * (s.strip * s.row + block * words(p->terms)) +
                4 * block * p->outputs;
     }
     if (p->dilation)
-        return memory_window(p) * (8 * words(p->inputs) + 4 * p->outputs);
-    return block * (8 * words(p->inputs) + 4 * p->outputs);
+        return memory_window(p) *
+               (8 * p->planes * words(p->inputs) + 4 * p->outputs);
+    return block * (8 * p->planes * words(p->inputs) + 4 * p->outputs);
 }
 
 /* Without a branch, which compilers may leave in. */

@@ -71,16 +71,41 @@ struct bifsmn_kernels {
     void (*f32_gemv)(size_t N, size_t K, const float *x, const float *w,
                      float *out);
 
-    /* d += gain * (differing bits of w and x), for layers whose sums are all
-     * that is wanted, or that add those of several planes of bits.
-     * x [M][words(K)], w as b1_gemm_bits takes it, d [M][N] */
-    void (*b1_gemm_counts)(size_t M, size_t N, size_t K, const uint64_t *x,
-                           const uint8_t *w, uint32_t gain, uint32_t *d);
+    /* What the above do in one go, in two steps: where there are two planes of
+     * bits, a slope for each channel, or sums are all that is wanted. First
+     * d = sum over planes of gain * (differing bits of w and x), below 2^30
+     * x [planes][M][words(K)], w as b1_gemm_bits takes it, gain [planes] below
+     * 2^16, d [M][N] in tiles as the stream */
+    void (*b1_gemm_counts)(size_t M, size_t N, size_t K, size_t planes,
+                           const uint64_t *x, const uint8_t *w,
+                           const uint32_t *gain, uint32_t *d);
 
     /* The same of the inputs and weights of b1_memory_real. */
     void (*b1_memory_counts)(size_t M, size_t N, size_t taps, size_t left,
-                             size_t dilation, const uint64_t *x,
-                             const uint8_t *w, uint32_t gain, uint32_t *d);
+                             size_t dilation, size_t planes, const uint64_t *x,
+                             const uint8_t *w, const uint32_t *gain,
+                             uint32_t *d);
+
+    /* Then the bits of two planes: each cut gives the bit d < cut, the second
+     * the first plane, the exclusive or of all three the other, both xor
+     * direction.
+     * cut [3][N] below 2^31, direction bits [N], out [2][M][words(N)] */
+    void (*counts_to_bits)(size_t M, size_t N, const uint32_t *d,
+                           const uint32_t *cut, const uint8_t *direction,
+                           uint64_t *out);
+
+    /* Or z = (most - 2 d) * scale + bias; y = z >= 0 ? z : z * slope
+     * stream = stream + y
+     * affine [2][N] scale then bias, slope [N] */
+    void (*counts_to_stream)(size_t M, size_t N, uint32_t most,
+                             const uint32_t *d, const float *affine,
+                             const float *slope, float *stream);
+
+    /* Bits stream >= cut of one cut, or two planes from three as above.
+     * cut [cuts][N], out [1 or 2][M][words(N)] */
+    void (*stream_to_bits)(size_t M, size_t N, size_t cuts,
+                           const float *stream, const float *cut,
+                           uint64_t *out);
 };
 
 static inline size_t x_slack(size_t step)
@@ -112,11 +137,6 @@ extern const struct bifsmn_kernels bifsmn_kernels_neon_dot;
 extern const struct bifsmn_kernels bifsmn_kernels_neon;
 #endif
 extern const struct bifsmn_kernels bifsmn_kernels_scalar;
-
-/* The one b1_memory_counts, which needs no more than 64-bit words. */
-void bifsmn_b1_memory_counts(size_t M, size_t N, size_t taps, size_t left,
-                             size_t dilation, const uint64_t *x,
-                             const uint8_t *w, uint32_t gain, uint32_t *d);
 
 /* The i-th table that this machine can run, best first; NULL after the last. */
 const struct bifsmn_kernels *bifsmn_kernels_at(size_t i);

@@ -340,14 +340,16 @@ AVX2 static void b1_gemm_bits__avx2_64x4(size_t M, size_t N, size_t K,
     }
 }
 
-/* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. */
+/* Sums K - 2 d of up to 64 outputs to the stream; returns its signs. The slope
+ * is one, or `each` has its own. */
 TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
                                       const __m256i d[BLOCK_AVX2 / 8],
                                       const float *scale, const float *bias,
-                                      float slope, float *stream)
+                                      const float *slope, const int each,
+                                      float *stream)
 {
     const __m256i all = _mm256_set1_epi32((int32_t)K);
-    const __m256 slopes = _mm256_set1_ps(slope), zero = _mm256_setzero_ps();
+    const __m256 zero = _mm256_setzero_ps();
     int32_t sum[8];
     uint64_t word = 0;
     size_t i, j;
@@ -355,7 +357,7 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
     for (i = 0; i < outputs; i += 8) {
         const __m256i sums =
             _mm256_sub_epi32(all, _mm256_add_epi32(d[i / 8], d[i / 8]));
-        __m256 z = _mm256_cvtepi32_ps(sums);
+        __m256 z = _mm256_cvtepi32_ps(sums), slopes;
 
         if (i + 8 > outputs) { /* the last ones, one by one */
             _mm256_storeu_si256((__m256i *)sum, sums);
@@ -363,6 +365,7 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
         }
         z = _mm256_mul_ps(z, _mm256_loadu_ps(scale + i));
         z = _mm256_add_ps(z, _mm256_loadu_ps(bias + i));
+        slopes = each ? _mm256_loadu_ps(slope + i) : _mm256_set1_ps(*slope);
         z = _mm256_blendv_ps(_mm256_mul_ps(z, slopes), z,
                              _mm256_cmp_ps(z, zero, _CMP_GE_OQ));
         z = _mm256_add_ps(_mm256_loadu_ps(stream + i), z);
@@ -375,7 +378,7 @@ TILE_AVX2 uint64_t real_outputs__avx2(size_t outputs, size_t K,
         float z = (float)sum[j - i] * scale[j], below;
 
         z = z + bias[j];
-        below = z * slope;
+        below = z * slope[each ? j : 0];
         stream[j] = stream[j] + (z >= 0 ? z : below);
         word |= (uint64_t)(stream[j] >= 0) << j;
     }
@@ -395,7 +398,7 @@ TILE_AVX2 void real_tile__avx2(const size_t rows, size_t K, const uint64_t *x,
     for (r = 0; r < rows; r++)
         sign[r * words(N)] =
             real_outputs__avx2(outputs, K, d[r], affine + n, affine + N + n,
-                               slope, stream + r * N + n);
+                               &slope, 0, stream + r * N + n);
 }
 
 AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
@@ -417,19 +420,50 @@ AVX2 static void b1_gemm_real__avx2_64x4(size_t M, size_t N, size_t K,
     }
 }
 
-AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
-                                           size_t left, size_t dilation,
-                                           const uint64_t *x, const uint8_t *w,
-                                           const float *affine, float slope,
-                                           float *stream, uint64_t *sign)
+/* Differing taps of 64 channels at position m, of at most 255, to 32 bits. */
+TILE_AVX2 void memory_differences__avx2(size_t m, size_t M, size_t row,
+                                        size_t taps, size_t left,
+                                        size_t dilation, const uint64_t *x,
+                                        const uint8_t *w,
+                                        __m256i d[BLOCK_AVX2 / 8])
 {
     /* Byte i of a register gets byte i / 8 of 32 bits, then bit i of them. */
     const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101,
                                               0x0202020202020202,
                                               0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    __m256i sum[2];
+    size_t j, h;
+
+    sum[0] = sum[1] = _mm256_setzero_si256();
+    for (j = 0; j < taps; j++) {
+        /* Before the first position this wraps, far beyond M. */
+        const size_t t = m + (j - left) * dilation;
+        const uint64_t outside = -(uint64_t)(t >= M);
+        const uint64_t inputs = x[(outside ? 0 : t) * row] | outside;
+        const uint64_t differ = inputs ^ load_u64(w + 8 * j * row);
+
+        for (h = 0; h < 2; h++) {
+            const __m256i bits = _mm256_and_si256(
+                _mm256_shuffle_epi8(
+                    _mm256_set1_epi32((int32_t)(differ >> 32 * h)), spread),
+                bit);
+
+            /* A byte whose bit is set becomes all ones, that is -1. */
+            sum[h] = _mm256_sub_epi8(sum[h], _mm256_cmpeq_epi8(bits, bit));
+        }
+    }
+    widen(2, sum, d);
+}
+
+AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
+                                           size_t left, size_t dilation,
+                                           const uint64_t *x, const uint8_t *w,
+                                           const float *affine, float slope,
+                                           float *stream, uint64_t *sign)
+{
     const size_t row = words(N);
-    size_t m, n, h, j;
+    size_t m, n;
 
     if (taps > 255) { /* more than a byte can count */
         bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, w,
@@ -438,34 +472,13 @@ AVX2 static void b1_memory_real__avx2_64x1(size_t M, size_t N, size_t taps,
     }
     for (m = 0; m < M; m++)
         for (n = 0; n < N; n += BLOCK_AVX2) {
-            __m256i sum[2], d[BLOCK_AVX2 / 8];
+            __m256i d[BLOCK_AVX2 / 8];
 
-            sum[0] = sum[1] = _mm256_setzero_si256();
-            for (j = 0; j < taps; j++) {
-                /* Before the first position this wraps, far beyond M. */
-                const size_t t = m + (j - left) * dilation;
-                const uint64_t outside = -(uint64_t)(t >= M);
-                const uint64_t inputs =
-                    x[(outside ? 0 : t) * row + n / 64] | outside;
-                const uint64_t differ =
-                    inputs ^ load_u64(w + 8 * (j * row + n / 64));
-
-                for (h = 0; h < 2; h++) {
-                    const __m256i bits = _mm256_and_si256(
-                        _mm256_shuffle_epi8(
-                            _mm256_set1_epi32((int32_t)(differ >> 32 * h)),
-                            spread),
-                        bit);
-
-                    /* A byte whose bit is set becomes all ones, that is -1. */
-                    sum[h] = _mm256_sub_epi8(sum[h],
-                                             _mm256_cmpeq_epi8(bits, bit));
-                }
-            }
-            widen(2, sum, d);
+            memory_differences__avx2(m, M, row, taps, left, dilation,
+                                     x + n / 64, w + n / 8, d);
             sign[m * row + n / 64] = real_outputs__avx2(
                 min_size(N - n, BLOCK_AVX2), taps, d, affine + n,
-                affine + N + n, slope, stream + m * N + n);
+                affine + N + n, &slope, 0, stream + m * N + n);
         }
 }
 
@@ -508,51 +521,170 @@ AVX2 static void f32_gemv__avx2_4x8(size_t N, size_t K, const float *x,
     }
 }
 
-TILE_AVX2 void counts_tile__avx2(const size_t rows, size_t outputs, size_t K,
-                                 const uint64_t *x, const __m256i *w,
-                                 uint32_t gain, size_t N, uint32_t *to)
+/* Lanes of eight that are among the first `count`. */
+TILE_AVX2 __m256i lanes__avx2(size_t count)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)min_size(count, 8)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* gain * d to counts, or onto those of an earlier plane. Masked stores take
+ * longer than all the rest, so only the last lanes have one. */
+TILE_AVX2 void store_counts(size_t outputs, const __m256i d[BLOCK_AVX2 / 8],
+                            uint32_t gain, int more, uint32_t *counts)
 {
     const __m256i gains = _mm256_set1_epi32((int32_t)gain);
+    size_t i;
+
+    for (i = 0; i < outputs; i += 8) {
+        const __m256i in = lanes__avx2(outputs - i);
+        int *to = (int *)counts + i;
+        __m256i sum = _mm256_mullo_epi32(d[i / 8], gains);
+
+        if (more)
+            sum = _mm256_add_epi32(sum, _mm256_maskload_epi32(to, in));
+        if (i + 8 <= outputs)
+            _mm256_storeu_si256((__m256i *)to, sum);
+        else
+            _mm256_maskstore_epi32(to, in, sum);
+    }
+}
+
+TILE_AVX2 void counts_tile__avx2(const size_t rows, size_t outputs, size_t K,
+                                 const uint64_t *x, const __m256i *w,
+                                 uint32_t gain, int more, size_t N,
+                                 uint32_t *to)
+{
     __m256i d[ROWS_AVX2][BLOCK_AVX2 / 8];
-    uint32_t last[8];
-    size_t r, i, j;
+    size_t r;
 
     differences__avx2(rows, outputs, K, x, w, d);
-    for (r = 0; r < rows; r++, to += N)
-        for (i = 0; i < outputs; i += 8) {
-            const __m256i more = _mm256_mullo_epi32(d[r][i / 8], gains);
-            __m256i *at = (__m256i *)(to + i);
-
-            if (i + 8 <= outputs) {
-                _mm256_storeu_si256(
-                    at, _mm256_add_epi32(_mm256_loadu_si256(at), more));
-                continue;
-            }
-            _mm256_storeu_si256((__m256i *)last, more);
-            for (j = i; j < outputs; j++)
-                to[j] += last[j - i];
-        }
+    for (r = 0; r < rows; r++)
+        store_counts(outputs, d[r], gain, more, to + r * N);
 }
 
 AVX2 static void b1_gemm_counts__avx2_64x4(size_t M, size_t N, size_t K,
-                                           const uint64_t *x,
-                                           const uint8_t *w, uint32_t gain,
-                                           uint32_t *d)
+                                           size_t planes, const uint64_t *x,
+                                           const uint8_t *w,
+                                           const uint32_t *gain, uint32_t *d)
 {
     const __m256i *weight = (const __m256i *)w;
     const size_t row = words(K);
-    size_t n, m;
+    size_t n, m, p;
 
-    for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8)) {
-        const size_t outputs = min_size(N - n, BLOCK_AVX2);
+    for (n = 0; n < N; n += BLOCK_AVX2, weight += 2 * ((K + 7) / 8))
+        for (p = 0; p < planes; p++) {
+            const size_t outputs = min_size(N - n, BLOCK_AVX2);
+            const uint64_t *in = x + p * M * row;
 
-        for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
-            counts_tile__avx2(ROWS_AVX2, outputs, K, x + m * row, weight, gain,
-                              N, d + m * N + n);
-        for (; m < M; m++)
-            counts_tile__avx2(1, outputs, K, x + m * row, weight, gain, N,
-                              d + m * N + n);
+            for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
+                counts_tile__avx2(ROWS_AVX2, outputs, K, in + m * row, weight,
+                                  gain[p], p > 0, N, d + m * N + n);
+            for (; m < M; m++)
+                counts_tile__avx2(1, outputs, K, in + m * row, weight, gain[p],
+                                  p > 0, N, d + m * N + n);
+        }
+}
+
+AVX2 static void b1_memory_counts__avx2_64x1(size_t M, size_t N, size_t taps,
+                                             size_t left, size_t dilation,
+                                             size_t planes, const uint64_t *x,
+                                             const uint8_t *w,
+                                             const uint32_t *gain, uint32_t *d)
+{
+    const size_t row = words(N);
+    size_t m, n, p;
+
+    if (taps > 255) { /* more than a byte can count */
+        bifsmn_kernels_scalar.b1_memory_counts(M, N, taps, left, dilation,
+                                               planes, x, w, gain, d);
+        return;
     }
+    for (p = 0; p < planes; p++, x += M * row)
+        for (m = 0; m < M; m++)
+            for (n = 0; n < N; n += BLOCK_AVX2) {
+                __m256i count[BLOCK_AVX2 / 8];
+
+                memory_differences__avx2(m, M, row, taps, left, dilation,
+                                         x + n / 64, w + n / 8, count);
+                store_counts(min_size(N - n, BLOCK_AVX2), count, gain[p], p > 0,
+                             d + m * N + n);
+            }
+}
+
+/* Whether 8 counts are below a cut, or values of the stream reach it. */
+TILE_AVX2 unsigned compare__avx2(const int real, __m256i v, __m256i cut)
+{
+    return real ? (unsigned)_mm256_movemask_ps(
+                      _mm256_cmp_ps(_mm256_castsi256_ps(v),
+                                    _mm256_castsi256_ps(cut), _CMP_GE_OQ))
+                : greater(cut, v);
+}
+
+TILE_AVX2 void cut_bits__avx2(const int real, size_t M, size_t N, size_t cuts,
+                              const void *values, const void *cut,
+                              const uint8_t *direction, uint64_t *out)
+{
+    const size_t row = words(N), plane = M * row;
+    size_t n, m, i;
+
+    for (i = 0; i < (cuts == 3 ? 2 * M : M); i++)
+        out[(i + 1) * row - 1] = 0;
+    for (n = 0; n < N; n += 8) {
+        const __m256i in = lanes__avx2(N - n);
+        const unsigned outputs = (1u << min_size(N - n, 8)) - 1;
+        const unsigned turn = direction ? direction[n / 8] : 0;
+        const int *at = (const int *)cut + n, *from = (const int *)values + n;
+        uint8_t *to = (uint8_t *)out + n / 8;
+        __m256i c[3];
+
+        for (i = 0; i < 3; i++)
+            c[i] = _mm256_maskload_epi32(at + (i < cuts ? i * N : 0), in);
+        for (m = 0; m < M; m++, from += N, to += 8 * row) {
+            const __m256i v = _mm256_maskload_epi32(from, in);
+            unsigned bits = compare__avx2(real, v, c[cuts == 3]);
+
+            *to = (uint8_t)((bits & outputs) ^ turn);
+            if (cuts == 3) {
+                bits ^= compare__avx2(real, v, c[0]) ^
+                        compare__avx2(real, v, c[2]);
+                to[8 * plane] = (uint8_t)((bits & outputs) ^ turn);
+            }
+        }
+    }
+}
+
+AVX2 static void counts_to_bits__avx2_8x1(size_t M, size_t N, const uint32_t *d,
+                                          const uint32_t *cut,
+                                          const uint8_t *direction,
+                                          uint64_t *out)
+{
+    cut_bits__avx2(0, M, N, 3, d, cut, direction, out);
+}
+
+AVX2 static void counts_to_stream__avx2_64x1(size_t M, size_t N, uint32_t most,
+                                             const uint32_t *d,
+                                             const float *affine,
+                                             const float *slope, float *stream)
+{
+    size_t m, n;
+
+    for (m = 0; m < M; m++, d += N, stream += N)
+        for (n = 0; n < N; n += BLOCK_AVX2) {
+            const size_t outputs = min_size(N - n, BLOCK_AVX2);
+            __m256i counts[BLOCK_AVX2 / 8];
+
+            memcpy(counts, d + n, 4 * outputs);
+            real_outputs__avx2(outputs, most, counts, affine + n,
+                               affine + N + n, slope + n, 1, stream + n);
+        }
+}
+
+AVX2 static void stream_to_bits__avx2_8x1(size_t M, size_t N, size_t cuts,
+                                          const float *stream,
+                                          const float *cut, uint64_t *out)
+{
+    cut_bits__avx2(1, M, N, cuts, stream, cut, NULL, out);
 }
 
 const struct bifsmn_kernels bifsmn_kernels_avx2 = {
@@ -566,7 +698,10 @@ const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     b1_memory_real__avx2_64x1,
     f32_gemv__avx2_4x8,
     b1_gemm_counts__avx2_64x4,
-    bifsmn_b1_memory_counts,
+    b1_memory_counts__avx2_64x1,
+    counts_to_bits__avx2_8x1,
+    counts_to_stream__avx2_64x1,
+    stream_to_bits__avx2_8x1,
 };
 
 #endif

@@ -212,14 +212,14 @@ struct affine {
 };
 
 TILE_AVX512 struct affine load_affine(size_t n, size_t N, const float *affine,
-                                      float slope)
+                                      __m512 slope)
 {
     struct affine a;
 
     a.in = lanes(n, N);
     a.scale = _mm512_maskz_loadu_ps(a.in, affine + n);
     a.bias = _mm512_maskz_loadu_ps(a.in, affine + N + n);
-    a.slope = _mm512_set1_ps(slope);
+    a.slope = slope;
     return a;
 }
 
@@ -268,7 +268,8 @@ AVX512 static void b1_gemm_real__avx512_16x8(size_t M, size_t N, size_t K,
 
     clear_ends(M, N, sign);
     for (n = 0; n < N; n += LANES, w += 64 * ((K + 31) / 32)) {
-        const struct affine a = load_affine(n, N, affine, slope);
+        const struct affine a =
+            load_affine(n, N, affine, _mm512_set1_ps(slope));
         const __m512i *tile = (const __m512i *)w;
 
         for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
@@ -280,6 +281,37 @@ AVX512 static void b1_gemm_real__avx512_16x8(size_t M, size_t N, size_t K,
     }
 }
 
+/* taps - 2 d of 64 channels at position m, as bytes: for up to 127 taps. */
+TILE_AVX512 __m512i memory_sums__avx512(size_t m, size_t M, size_t row,
+                                        size_t taps, size_t left,
+                                        size_t dilation, const uint64_t *x,
+                                        const uint8_t *w)
+{
+    const __m512i two = _mm512_set1_epi8(2);
+    __m512i sum = _mm512_set1_epi8((char)taps);
+    size_t j;
+
+    for (j = 0; j < taps; j++) {
+        /* Before the first position this wraps, far beyond M. */
+        const size_t t = m + (j - left) * dilation;
+        const uint64_t outside = -(uint64_t)(t >= M);
+        const uint64_t inputs = x[(outside ? 0 : t) * row] | outside;
+
+        sum = _mm512_mask_sub_epi8(sum, inputs ^ load_u64(w + 8 * j * row), sum,
+                                   two);
+    }
+    return sum;
+}
+
+/* The first 16 of 64 bytes, widened; the next ones take their place. */
+TILE_AVX512 __m512i next_sums(__m512i *bytes)
+{
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm512_castsi512_si128(*bytes));
+
+    *bytes = _mm512_alignr_epi64(*bytes, *bytes, 2);
+    return wide;
+}
+
 AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
                                                size_t left, size_t dilation,
                                                const uint64_t *x,
@@ -288,10 +320,8 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
                                                float slope, float *stream,
                                                uint64_t *sign)
 {
-    const __m512i all = _mm512_set1_epi8((char)taps);
-    const __m512i two = _mm512_set1_epi8(2);
     const size_t row = words(N);
-    size_t m, n, i, j;
+    size_t m, n, i;
 
     if (taps > 127) { /* sums beyond a byte */
         bifsmn_kernels_scalar.b1_memory_real(M, N, taps, left, dilation, x, w,
@@ -302,30 +332,18 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
         struct affine a[4];
 
         for (i = 0; i < 4; i++)
-            a[i] = load_affine(n + i * LANES, N, affine, slope);
+            a[i] = load_affine(n + i * LANES, N, affine,
+                               _mm512_set1_ps(slope));
         for (m = 0; m < M; m++) {
-            float *to = stream + m * N + n;
-            __m512i sum = all;
+            __m512i sum =
+                memory_sums__avx512(m, M, row, taps, left, dilation, x, w);
             uint64_t word = 0;
 
-            for (j = 0; j < taps; j++) {
-                /* Before the first position this wraps, far beyond M. */
-                const size_t t = m + (j - left) * dilation;
-                const uint64_t outside = -(uint64_t)(t >= M);
-                const uint64_t inputs = x[(outside ? 0 : t) * row] | outside;
-
-                sum = _mm512_mask_sub_epi8(
-                    sum, inputs ^ load_u64(w + 8 * j * row), sum, two);
-            }
-            for (i = 0; i < 4; i++) {
-                const __m512i wide =
-                    _mm512_cvtepi8_epi32(_mm512_castsi512_si128(sum));
-
-                word |=
-                    (uint64_t)real_outputs__avx512(wide, &a[i], to + i * LANES)
-                    << i * LANES;
-                sum = _mm512_alignr_epi64(sum, sum, 2); /* the next 16 bytes */
-            }
+            for (i = 0; i < 4; i++)
+                word |= (uint64_t)real_outputs__avx512(
+                            next_sums(&sum), &a[i],
+                            stream + m * N + n + i * LANES)
+                        << i * LANES;
             sign[m * row] = word;
         }
     }
@@ -360,28 +378,35 @@ AVX512 static void f32_gemv__avx512_4x16(size_t N, size_t K, const float *x,
 }
 
 TILE_AVX512 void counts_tile__avx512(const size_t rows, size_t K,
+                                     size_t planes, size_t plane,
                                      const uint64_t *x, const __m512i *w,
-                                     uint32_t gain, __mmask16 outputs,
+                                     const uint32_t *gain, __mmask16 outputs,
                                      size_t N, uint32_t *to)
 {
-    const __m512i gains = _mm512_set1_epi32((int32_t)gain);
-    __m512i d[ROWS_AVX512];
-    size_t r;
+    __m512i d[ROWS_AVX512], sum[ROWS_AVX512];
+    size_t p, r;
 
-    differences__avx512(rows, (K + 31) / 32, words(K), x, w, d);
+    for (r = 0; r < rows; r++)
+        sum[r] = _mm512_setzero_si512();
+    for (p = 0; p < planes; p++, x += plane) {
+        const __m512i gains = _mm512_set1_epi32((int32_t)gain[p]);
+
+        differences__avx512(rows, (K + 31) / 32, words(K), x, w, d);
+        for (r = 0; r < rows; r++)
+            sum[r] =
+                _mm512_add_epi32(sum[r], _mm512_mullo_epi32(d[r], gains));
+    }
     for (r = 0; r < rows; r++, to += N)
-        _mm512_mask_storeu_epi32(
-            to, outputs,
-            _mm512_add_epi32(_mm512_maskz_loadu_epi32(outputs, to),
-                             _mm512_mullo_epi32(d[r], gains)));
+        _mm512_mask_storeu_epi32(to, outputs, sum[r]);
 }
 
 AVX512 static void b1_gemm_counts__avx512_16x8(size_t M, size_t N, size_t K,
-                                               const uint64_t *x,
-                                               const uint8_t *w, uint32_t gain,
+                                               size_t planes, const uint64_t *x,
+                                               const uint8_t *w,
+                                               const uint32_t *gain,
                                                uint32_t *d)
 {
-    const size_t row = words(K);
+    const size_t row = words(K), plane = M * row;
     size_t n, m;
 
     for (n = 0; n < N; n += LANES, w += 64 * ((K + 31) / 32)) {
@@ -389,12 +414,137 @@ AVX512 static void b1_gemm_counts__avx512_16x8(size_t M, size_t N, size_t K,
         const __m512i *tile = (const __m512i *)w;
 
         for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
-            counts_tile__avx512(ROWS_AVX512, K, x + m * row, tile, gain,
-                                outputs, N, d + m * N + n);
+            counts_tile__avx512(ROWS_AVX512, K, planes, plane, x + m * row,
+                                tile, gain, outputs, N, d + m * N + n);
         for (; m < M; m++)
-            counts_tile__avx512(1, K, x + m * row, tile, gain, outputs, N,
-                                d + m * N + n);
+            counts_tile__avx512(1, K, planes, plane, x + m * row, tile, gain,
+                                outputs, N, d + m * N + n);
     }
+}
+
+AVX512 static void b1_memory_counts__avx512_64x1(size_t M, size_t N,
+                                                 size_t taps, size_t left,
+                                                 size_t dilation, size_t planes,
+                                                 const uint64_t *x,
+                                                 const uint8_t *w,
+                                                 const uint32_t *gain,
+                                                 uint32_t *d)
+{
+    const __m512i all = _mm512_set1_epi32((int32_t)taps);
+    const size_t row = words(N);
+    size_t m, n, i, p;
+
+    if (taps > 127) { /* sums beyond a byte */
+        bifsmn_kernels_scalar.b1_memory_counts(M, N, taps, left, dilation,
+                                               planes, x, w, gain, d);
+        return;
+    }
+    for (n = 0; n < N; n += 64, x++, w += 8)
+        for (m = 0; m < M; m++) {
+            __m512i count[4];
+
+            for (i = 0; i < 4; i++)
+                count[i] = _mm512_setzero_si512();
+            for (p = 0; p < planes; p++) {
+                const __m512i gains = _mm512_set1_epi32((int32_t)gain[p]);
+                __m512i sum =
+                    memory_sums__avx512(m, M, row, taps, left, dilation,
+                                        x + p * M * row, w);
+
+                for (i = 0; i < 4; i++) {
+                    const __m512i twice =
+                        _mm512_sub_epi32(all, next_sums(&sum));
+
+                    count[i] = _mm512_add_epi32(
+                        count[i],
+                        _mm512_mullo_epi32(_mm512_srli_epi32(twice, 1), gains));
+                }
+            }
+            for (i = 0; i < 4; i++)
+                _mm512_mask_storeu_epi32(d + m * N + n + i * LANES,
+                                         lanes(n + i * LANES, N), count[i]);
+        }
+}
+
+/* Whether 16 counts are below a cut, or values of the stream reach it. */
+TILE_AVX512 __mmask16 compare__avx512(const int real, __mmask16 in, __m512i v,
+                                      __m512i cut)
+{
+    return real ? _mm512_mask_cmp_ps_mask(in, _mm512_castsi512_ps(v),
+                                          _mm512_castsi512_ps(cut), _CMP_GE_OQ)
+                : _mm512_mask_cmplt_epi32_mask(in, v, cut);
+}
+
+TILE_AVX512 void cut_bits__avx512(const int real, size_t M, size_t N,
+                                  size_t cuts, const void *values,
+                                  const void *cut, const uint8_t *direction,
+                                  uint64_t *out)
+{
+    const size_t row = words(N), plane = M * row;
+    size_t n, m, i;
+
+    clear_ends(cuts == 3 ? 2 * M : M, N, out);
+    for (n = 0; n < N; n += LANES) {
+        const __mmask16 in = lanes(n, N);
+        const __mmask16 turn = direction ? load_u16(direction + n / 8) : 0;
+        const int32_t *at = (const int32_t *)cut + n;
+        const int32_t *from = (const int32_t *)values + n;
+        __m512i c[3];
+
+        for (i = 0; i < 3; i++)
+            c[i] = _mm512_maskz_loadu_epi32(in, at + (i < cuts ? i * N : 0));
+        for (m = 0; m < M; m++, from += N) {
+            const __m512i v = _mm512_maskz_loadu_epi32(in, from);
+            __mmask16 bits = turn ^ compare__avx512(real, in, v, c[cuts == 3]);
+
+            store_bits(out + m * row, n, bits);
+            if (cuts == 3) {
+                bits ^= compare__avx512(real, in, v, c[0]) ^
+                        compare__avx512(real, in, v, c[2]);
+                store_bits(out + plane + m * row, n, bits);
+            }
+        }
+    }
+}
+
+AVX512 static void counts_to_bits__avx512_16x1(size_t M, size_t N,
+                                               const uint32_t *d,
+                                               const uint32_t *cut,
+                                               const uint8_t *direction,
+                                               uint64_t *out)
+{
+    cut_bits__avx512(0, M, N, 3, d, cut, direction, out);
+}
+
+AVX512 static void counts_to_stream__avx512_16x1(size_t M, size_t N,
+                                                 uint32_t most,
+                                                 const uint32_t *d,
+                                                 const float *affine,
+                                                 const float *slope,
+                                                 float *stream)
+{
+    const __m512i all = _mm512_set1_epi32((int32_t)most);
+    size_t n, m;
+
+    for (n = 0; n < N; n += LANES) {
+        const struct affine a =
+            load_affine(n, N, affine,
+                        _mm512_maskz_loadu_ps(lanes(n, N), slope + n));
+
+        for (m = n; m < M * N; m += N) {
+            const __m512i v = _mm512_maskz_loadu_epi32(a.in, d + m);
+
+            real_outputs__avx512(
+                _mm512_sub_epi32(all, _mm512_add_epi32(v, v)), &a, stream + m);
+        }
+    }
+}
+
+AVX512 static void stream_to_bits__avx512_16x1(size_t M, size_t N, size_t cuts,
+                                               const float *stream,
+                                               const float *cut, uint64_t *out)
+{
+    cut_bits__avx512(1, M, N, cuts, stream, cut, NULL, out);
 }
 
 const struct bifsmn_kernels bifsmn_kernels_avx512 = {
@@ -408,7 +558,10 @@ const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     b1_memory_real__avx512_64x1,
     f32_gemv__avx512_4x16,
     b1_gemm_counts__avx512_16x8,
-    bifsmn_b1_memory_counts,
+    b1_memory_counts__avx512_64x1,
+    counts_to_bits__avx512_16x1,
+    counts_to_stream__avx512_16x1,
+    stream_to_bits__avx512_16x1,
 };
 
 #endif

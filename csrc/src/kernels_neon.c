@@ -249,6 +249,30 @@ NOT_INLINED static void b1_gemm_real__neon_8x1(size_t M, size_t N, size_t K,
         }
 }
 
+/* d[n][i]: differing taps of channel n of a block at position m + i. */
+NOT_INLINED static void memory_differences__neon(
+    size_t m, size_t M, size_t row, size_t taps, size_t left, size_t dilation,
+    const uint64_t *x, const uint8_t *w, uint32_t d[BLOCK_NEON][TILE_NEON])
+{
+    const size_t count = min_size(TILE_NEON, M - m);
+    size_t i, j, f;
+
+    memset(d, 0, BLOCK_NEON * sizeof *d);
+    for (j = 0; j < taps; j++) {
+        const uint64_t weight = load_u64(w + 8 * j * row);
+
+        for (f = 0; f < count; f++) {
+            /* Before the first position this wraps, far beyond M. */
+            const size_t t = m + f + j * dilation - left * dilation;
+            const uint64_t differ =
+                weight ^ (t < M ? x[t * row] : ~(uint64_t)0);
+
+            for (i = 0; i < BLOCK_NEON; i++)
+                d[i][f] += (uint32_t)(differ >> i) & 1;
+        }
+    }
+}
+
 NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps,
                                      size_t left, size_t dilation,
                                      const uint64_t *x, const uint8_t *w,
@@ -257,30 +281,14 @@ NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps
 {
     const size_t row = words(N);
     uint32_t d[BLOCK_NEON][TILE_NEON];
-    size_t m, n, i, j, f;
+    size_t m, n;
 
     for (m = 0; m < M; m += TILE_NEON)
         for (n = 0; n < N; n += BLOCK_NEON) {
-            const size_t count = min_size(TILE_NEON, M - m);
-
-            memset(d, 0, sizeof d);
-            for (j = 0; j < taps; j++) {
-                const uint64_t weight =
-                    load_u64(w + 8 * (j * row + n / BLOCK_NEON));
-
-                for (f = 0; f < count; f++) {
-                    /* Before the first position this wraps, far beyond M. */
-                    const size_t t = m + f + j * dilation - left * dilation;
-                    const uint64_t differ =
-                        weight ^
-                        (t < M ? x[t * row + n / BLOCK_NEON] : ~(uint64_t)0);
-
-                    for (i = 0; i < BLOCK_NEON; i++)
-                        d[i][f] += (uint32_t)(differ >> i) & 1;
-                }
-            }
-            real_outputs__neon(N, n, taps, count, d, affine, slope,
-                               stream + m * N, sign + m * row);
+            memory_differences__neon(m, M, row, taps, left, dilation,
+                                     x + n / BLOCK_NEON, w + n / 8, d);
+            real_outputs__neon(N, n, taps, min_size(TILE_NEON, M - m), d,
+                               affine, slope, stream + m * N, sign + m * row);
         }
 }
 
@@ -648,6 +656,13 @@ static void b1_gemm_real__neon_8x4(size_t M, size_t N, const uint64_t *in,
 
 enum { REACH = 8, MOST_TAPS = 7 };
 
+/* Whether a memory is one that count_taps knows. */
+static int is_near(size_t taps, size_t left, size_t dilation)
+{
+    return taps <= MOST_TAPS && left * dilation <= REACH &&
+           (taps - 1 - left) * dilation <= REACH;
+}
+
 /* How many of the taps differ, as bits 0, 1 and 2 of a number; each byte holds
  * a position and 8 channels. */
 struct counter {
@@ -765,16 +780,50 @@ static inline void memory_block(const struct memory_block *b,
     }
 }
 
+/* Differing taps of 64 channels of 8 positions. */
+static inline void count_taps(size_t m, size_t M, size_t row, size_t taps,
+                              size_t left, size_t dilation, const uint64_t *x,
+                              const uint8_t *w, struct counter counters[4])
+{
+    const size_t before = left * dilation;
+    const size_t after = (taps - 1 - left) * dilation;
+    uint64_t window[REACH + TILE_NEON + REACH]; /* positions from m - 8 */
+    uint8x16x4_t a, b;
+    size_t i, j;
+
+    for (i = REACH - before; i < REACH + TILE_NEON + after; i++) {
+        const size_t t = m + i - REACH; /* may wrap, far beyond M */
+
+        window[i] = t < M ? x[t * row] : ~(uint64_t)0;
+    }
+    a = tap_differences(window + REACH - before, w);
+    for (i = 0; i < 4; i++) {
+        counters[i].ones = a.val[i];
+        counters[i].twos = counters[i].fours = vdupq_n_u8(0);
+    }
+    for (j = 1; j < taps; j += 2) {
+        const uint64_t *at = window + REACH - before + j * dilation;
+        const uint8_t *weight = w + 8 * row * j;
+
+        a = tap_differences(at, weight);
+        if (j + 1 < taps)
+            b = tap_differences(at + dilation, weight + 8 * row);
+        else
+            b.val[0] = b.val[1] = b.val[2] = b.val[3] = vdupq_n_u8(0);
+        for (i = 0; i < 4; i++)
+            count_two(&counters[i], a.val[i], b.val[i]);
+    }
+}
+
 static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
                                       size_t left, size_t dilation,
                                       const uint64_t *x, const uint8_t *w,
                                       const float *affine, float slope,
                                       float *stream, uint64_t *sign)
 {
-    const size_t row = words(N), before = left * dilation;
-    const size_t after = (taps - 1 - left) * dilation;
+    const size_t row = words(N);
     uint8_t high[16], middle[16];
-    size_t m, n, i, j;
+    size_t m, n, i;
 
     for (i = 0; i < 16; i++) {
         const float s = (float)((int)taps - 2 * (int)(i % 8));
@@ -786,39 +835,15 @@ static void b1_memory_real__neon_8x64(size_t M, size_t N, size_t taps,
     }
     for (m = 0; m < M; m += TILE_NEON)
         for (n = 0; n < N; n += BLOCK_NEON) {
-            uint64_t
-                window[REACH + TILE_NEON + REACH]; /* positions from m - 8 */
             struct counter counters[4];
             struct bits bits[2];
-            uint8x16x4_t a, b;
             const struct memory_block block = {
                 vld1q_u8(high),     vld1q_u8(middle),
                 affine + n,         affine + N + n,
                 vdupq_n_f32(slope), stream + m * N + n * TILE_NEON};
 
-            for (i = REACH - before; i < REACH + TILE_NEON + after; i++) {
-                const size_t t = m + i - REACH; /* may wrap, far beyond M */
-
-                window[i] = t < M ? x[t * row + n / BLOCK_NEON] : ~(uint64_t)0;
-            }
-            a = tap_differences(window + REACH - before, w + n / 8);
-            for (i = 0; i < 4; i++) {
-                counters[i].ones = a.val[i];
-                counters[i].twos = counters[i].fours = vdupq_n_u8(0);
-            }
-            for (j = 1; j < taps; j += 2) {
-                const uint64_t *at = window + REACH - before + j * dilation;
-                const uint8_t *weight = w + 8 * row * j + n / 8;
-
-                a = tap_differences(at, weight);
-                if (j + 1 < taps)
-                    b = tap_differences(at + dilation, weight + 8 * row);
-                else
-                    b.val[0] = b.val[1] = b.val[2] = b.val[3] = vdupq_n_u8(0);
-                for (i = 0; i < 4; i++)
-                    count_two(&counters[i], a.val[i], b.val[i]);
-            }
-
+            count_taps(m, M, row, taps, left, dilation, x + n / BLOCK_NEON,
+                       w + n / 8, counters);
             for (i = 0; i < 2; i++)
                 bits[i].low = bits[i].high = vdupq_n_u32(0);
             memory_block(&block, counters, bits);
@@ -1179,6 +1204,254 @@ static void f32_gemv__neon_4x16(size_t N, size_t K, const float *x,
     }
 }
 
+/* ---- counts, and what follows from them ---- */
+
+/* Of one output, onto those of an earlier plane where there are `more`. */
+static inline void store_counts(uint32x4_t low, uint32x4_t high, int more,
+                                uint32_t *to)
+{
+    if (more) {
+        low = vaddq_u32(low, vld1q_u32(to));
+        high = vaddq_u32(high, vld1q_u32(to + 4));
+    }
+    vst1q_u32(to, low);
+    vst1q_u32(to + 4, high);
+}
+
+static inline void weigh_counts(uint16x8_t d, uint32_t gain, int more,
+                                uint32_t *to)
+{
+    store_counts(vmull_n_u16(vget_low_u16(d), (uint16_t)gain),
+                 vmull_n_u16(vget_high_u16(d), (uint16_t)gain), more, to);
+}
+
+NOT_INLINED static void weigh_block(size_t outputs,
+                                    uint32_t d[BLOCK_NEON][TILE_NEON],
+                                    uint32_t gain, int more, uint32_t *to)
+{
+    size_t i;
+
+    for (i = 0; i < outputs; i++, to += TILE_NEON)
+        store_counts(vmulq_n_u32(vld1q_u32(d[i]), gain),
+                     vmulq_n_u32(vld1q_u32(d[i] + 4), gain), more, to);
+}
+
+/* Rows of `vectors` times 128 bits, whose inputs at 8 positions stay in
+ * registers. Positions from `count` on repeat the last one. */
+static inline void counts_tile__neon(const size_t vectors, size_t N,
+                                     size_t count, const uint64_t *x,
+                                     const uint8_t *w, uint32_t gain, int more,
+                                     uint32_t *to)
+{
+    uint8x16_t in[2][TILE_NEON], sum[TILE_NEON];
+    size_t n, i, k;
+
+    for (i = 0; i < TILE_NEON; i++)
+        for (k = 0; k < vectors; k++)
+            in[k][i] = vreinterpretq_u8_u64(
+                vld1q_u64(x + 2 * (min_size(i, count - 1) * vectors + k)));
+    for (n = 0; n < N; n++, w += 16 * vectors, to += TILE_NEON) {
+        for (i = 0; i < TILE_NEON; i++) {
+            sum[i] = vcntq_u8(veorq_u8(vld1q_u8(w), in[0][i]));
+            if (vectors == 2)
+                sum[i] = vaddq_u8(
+                    sum[i], vcntq_u8(veorq_u8(vld1q_u8(w + 16), in[1][i])));
+        }
+        for (i = 0; i < 4; i++) /* up to 16 a byte, then twice that ... */
+            sum[i] = vpaddq_u8(sum[2 * i], sum[2 * i + 1]);
+        sum[0] = vpaddq_u8(vpaddq_u8(sum[0], sum[1]),
+                           vpaddq_u8(sum[2], sum[3]));
+        weigh_counts(vpaddlq_u8(sum[0]), gain, more, to);
+    }
+}
+
+static void b1_gemm_counts__neon(size_t M, size_t N, size_t K, size_t planes,
+                                 const uint64_t *x, const uint8_t *w,
+                                 const uint32_t *gain, uint32_t *d)
+{
+    const size_t row = words(K);
+    uint32_t counts[BLOCK_NEON][TILE_NEON];
+    size_t p, m, n;
+
+    for (p = 0; p < planes; p++)
+        for (m = 0; m < M; m += TILE_NEON) {
+            const uint64_t *in = x + (p * M + m) * row;
+            const size_t count = min_size(TILE_NEON, M - m);
+
+            if (row == 2)
+                counts_tile__neon(1, N, count, in, w, gain[p], p > 0,
+                                  d + m * N);
+            else if (row == 4)
+                counts_tile__neon(2, N, count, in, w, gain[p], p > 0,
+                                  d + m * N);
+            for (n = 0; row != 2 && row != 4 && n < N; n += BLOCK_NEON) {
+                const size_t outputs = min_size(BLOCK_NEON, N - n);
+
+                differences__neon(outputs, row, count, in, w + 8 * n * row,
+                                  counts);
+                weigh_block(outputs, counts, gain[p], p > 0,
+                            d + m * N + n * TILE_NEON);
+            }
+        }
+}
+
+/* Channels k, k + 4, k + 32 and k + 36, a nibble each with a bit too many. */
+NOT_INLINED static void weigh_nibbles(uint8x16_t nibbles, uint32_t gain,
+                                      int more, uint32_t *to)
+{
+    static const size_t channel[4] = {0, 4, HALF_NEON, HALF_NEON + 4};
+    const uint16x8_t seven = vdupq_n_u16(7);
+    uint16x8_t d = vreinterpretq_u16_u8(nibbles);
+    size_t i;
+
+    for (i = 0; i < 4; i++, d = vshrq_n_u16(d, 4))
+        weigh_counts(vandq_u16(d, seven), gain, more,
+                     to + channel[i] * TILE_NEON);
+}
+
+/* A block of 64 channels. */
+static void memory_counts__neon_8x64(size_t m, size_t M, size_t row,
+                                     size_t taps, size_t left, size_t dilation,
+                                     const uint64_t *x, const uint8_t *w,
+                                     uint32_t gain, int more, uint32_t *to)
+{
+    struct counter counters[4];
+    size_t i;
+
+    count_taps(m, M, row, taps, left, dilation, x, w, counters);
+    for (i = 0; i < 16; i++)
+        weigh_nibbles(nibbles(&counters[i / 4], (int)(i % 4)), gain, more,
+                      to + (i + i / 4 * 4) * TILE_NEON);
+}
+
+static void b1_memory_counts__neon(size_t M, size_t N, size_t taps, size_t left,
+                                   size_t dilation, size_t planes,
+                                   const uint64_t *x, const uint8_t *w,
+                                   const uint32_t *gain, uint32_t *d)
+{
+    const int near = is_near(taps, left, dilation) && N % BLOCK_NEON == 0;
+    const size_t row = words(N);
+    uint32_t counts[BLOCK_NEON][TILE_NEON];
+    size_t p, m, n;
+
+    for (p = 0; p < planes; p++, x += M * row)
+        for (m = 0; m < M; m += TILE_NEON)
+            for (n = 0; n < N; n += BLOCK_NEON) {
+                const uint64_t *in = x + n / BLOCK_NEON;
+                uint32_t *to = d + m * N + n * TILE_NEON;
+
+                if (near) {
+                    memory_counts__neon_8x64(m, M, row, taps, left, dilation,
+                                             in, w + n / 8, gain[p], p > 0, to);
+                    continue;
+                }
+                memory_differences__neon(m, M, row, taps, left, dilation, in,
+                                         w + n / 8, counts);
+                weigh_block(min_size(BLOCK_NEON, N - n), counts, gain[p], p > 0,
+                            to);
+            }
+}
+
+/* Bits of whether counts of up to 32 outputs are below their cuts, or values of
+ * the stream reach them. */
+static inline struct bits compare_rows(const int real, size_t outputs,
+                                       const uint32_t *values,
+                                       const uint32_t *cut)
+{
+    struct bits bits = {vdupq_n_u32(0), vdupq_n_u32(0)};
+    size_t i, h;
+
+    for (i = 0; i < outputs; i++, values += TILE_NEON) {
+        const uint32x4_t at = vld1q_dup_u32(cut + i);
+        uint32x4_t on[2];
+
+        for (h = 0; h < 2; h++) {
+            const uint32x4_t v = vld1q_u32(values + 4 * h);
+
+            on[h] = real ? vcgeq_f32(vreinterpretq_f32_u32(v),
+                                     vreinterpretq_f32_u32(at))
+                         : vcltq_u32(v, at);
+        }
+        shift_in(&bits, on[0], on[1]);
+    }
+    return bits;
+}
+
+NOT_INLINED static void cut_bits__neon(int real, size_t M, size_t N,
+                                       size_t cuts, const void *values,
+                                       const void *cut,
+                                       const uint8_t *direction, uint64_t *out)
+{
+    const size_t row = words(N), plane = M * row;
+    size_t m, n, c, part;
+
+    for (m = 0; m < M; m += TILE_NEON)
+        for (n = 0; n < N; n += BLOCK_NEON) {
+            const size_t count = min_size(TILE_NEON, M - m);
+            uint64_t *to = out + m * row + n / BLOCK_NEON;
+            struct bits bits[3][2];
+
+            for (part = 0; part < 2; part++) {
+                const size_t at = min_size(n + part * HALF_NEON, N);
+                const size_t outputs = min_size(HALF_NEON, N - at);
+                const uint32_t turn =
+                    direction ? load_u32(direction + n / 8 + 4 * part) : 0;
+                const uint32_t *v =
+                    (const uint32_t *)values + m * N + at * TILE_NEON;
+
+                for (c = 0; c < cuts; c++) {
+                    const uint32_t *limit = (const uint32_t *)cut + c * N + at;
+
+                    bits[c][part] = finish_bits(
+                        real ? compare_rows(1, outputs, v, limit)
+                             : compare_rows(0, outputs, v, limit),
+                        outputs, turn);
+                }
+            }
+            store_words(bits[cuts / 2][0], bits[cuts / 2][1], count, row, to);
+            for (part = 0; cuts == 3 && part < 2; part++) {
+                bits[0][part].low ^= bits[1][part].low ^ bits[2][part].low;
+                bits[0][part].high ^= bits[1][part].high ^ bits[2][part].high;
+            }
+            if (cuts == 3)
+                store_words(bits[0][0], bits[0][1], count, row, to + plane);
+        }
+}
+
+static void counts_to_bits__neon(size_t M, size_t N, const uint32_t *d,
+                                 const uint32_t *cut, const uint8_t *direction,
+                                 uint64_t *out)
+{
+    cut_bits__neon(0, M, N, 3, d, cut, direction, out);
+}
+
+static void stream_to_bits__neon(size_t M, size_t N, size_t cuts,
+                                 const float *stream, const float *cut,
+                                 uint64_t *out)
+{
+    cut_bits__neon(1, M, N, cuts, stream, cut, NULL, out);
+}
+
+static void counts_to_stream__neon(size_t M, size_t N, uint32_t most,
+                                   const uint32_t *d, const float *affine,
+                                   const float *slope, float *stream)
+{
+    const int32x4_t all = vdupq_n_s32((int32_t)most);
+    struct bits unused = {vdupq_n_u32(0), vdupq_n_u32(0)};
+    size_t m, n;
+
+    for (m = 0; m < M; m += TILE_NEON)
+        for (n = 0; n < N; n++, d += TILE_NEON, stream += TILE_NEON) {
+            const int32x4_t low = vreinterpretq_s32_u32(vld1q_u32(d));
+            const int32x4_t high = vreinterpretq_s32_u32(vld1q_u32(d + 4));
+
+            add_real(vcvtq_f32_s32(vmlsq_n_s32(all, low, 2)),
+                     vcvtq_f32_s32(vmlsq_n_s32(all, high, 2)),
+                     vld1q_dup_f32(affine + n), vld1q_dup_f32(affine + N + n),
+                     vld1q_dup_f32(slope + n), 0, stream, &unused);
+        }
+}
+
 /* ---- which kernel for which shape ---- */
 
 static void b1_gemm_bits__neon(size_t M, size_t N, size_t K, const uint64_t *x,
@@ -1220,36 +1493,13 @@ static void b1_memory_real__neon(size_t M, size_t N, size_t taps, size_t left,
                                  const uint8_t *w, const float *affine,
                                  float slope, float *stream, uint64_t *sign)
 {
-    const size_t right = taps - 1 - left;
-
-    if (taps <= MOST_TAPS && left * dilation <= REACH &&
-        right * dilation <= REACH && N % BLOCK_NEON == 0 && is_maximum(slope))
+    if (is_near(taps, left, dilation) && N % BLOCK_NEON == 0 &&
+        is_maximum(slope))
         b1_memory_real__neon_8x64(M, N, taps, left, dilation, x, w, affine,
                                   slope, stream, sign);
     else
         b1_memory_real__neon_8x1(M, N, taps, left, dilation, x, w, affine,
                                  slope, stream, sign);
-}
-
-static void b1_gemm_counts__neon_8x1(size_t M, size_t N, size_t K,
-                                     const uint64_t *x, const uint8_t *w,
-                                     uint32_t gain, uint32_t *d)
-{
-    const size_t row = words(K);
-    uint32_t counts[BLOCK_NEON][TILE_NEON];
-    size_t m, n, i, j;
-
-    for (m = 0; m < M; m += TILE_NEON)
-        for (n = 0; n < N; n += BLOCK_NEON) {
-            const size_t outputs = min_size(BLOCK_NEON, N - n);
-            const size_t count = min_size(TILE_NEON, M - m);
-
-            differences__neon(outputs, row, count, x + m * row, w + 8 * n * row,
-                              counts);
-            for (i = 0; i < count; i++)
-                for (j = 0; j < outputs; j++)
-                    d[(m + i) * N + n + j] += gain * counts[j][i];
-        }
 }
 
 const struct bifsmn_kernels bifsmn_kernels_neon = {
@@ -1262,8 +1512,11 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     b1_gemm_real__neon,
     b1_memory_real__neon,
     f32_gemv__neon_4x16,
-    b1_gemm_counts__neon_8x1,
-    bifsmn_b1_memory_counts,
+    b1_gemm_counts__neon,
+    b1_memory_counts__neon,
+    counts_to_bits__neon,
+    counts_to_stream__neon,
+    stream_to_bits__neon,
 };
 
 const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
@@ -1276,8 +1529,11 @@ const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     b1_gemm_real__neon,
     b1_memory_real__neon,
     f32_gemv__neon_4x16,
-    b1_gemm_counts__neon_8x1,
-    bifsmn_b1_memory_counts,
+    b1_gemm_counts__neon,
+    b1_memory_counts__neon,
+    counts_to_bits__neon,
+    counts_to_stream__neon,
+    stream_to_bits__neon,
 };
 
 #endif

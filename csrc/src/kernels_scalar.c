@@ -12,9 +12,10 @@ enum { BLOCK_SCALAR = 64, I8_OUTPUTS_SCALAR = 16, I8_TAPS_SCALAR = 32 };
 
 /* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
 #if defined(__POPCNT__) || defined(__aarch64__)
-/* An instruction counts the ones of a word. */
-static void differences__scalar(size_t outputs, size_t row, const uint64_t *x,
-                                const uint8_t *w, uint32_t d[BLOCK_SCALAR])
+/* An instruction counts the ones of a word. Inlined, it does worse. */
+__attribute__((noinline)) static void
+differences__scalar(size_t outputs, size_t row, const uint64_t *x,
+                    const uint8_t *w, uint32_t d[BLOCK_SCALAR])
 {
     size_t n, k;
 
@@ -246,59 +247,157 @@ static void f32_gemv__scalar_1x4(size_t N, size_t K, const float *x,
 }
 
 static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
-                                        const uint64_t *x, const uint8_t *w,
-                                        uint32_t gain, uint32_t *d)
+                                        size_t planes, const uint64_t *x,
+                                        const uint8_t *w, const uint32_t *gain,
+                                        uint32_t *d)
 {
     const size_t row = words(K);
     uint32_t count[BLOCK_SCALAR];
-    size_t m, n, i;
+    size_t m, n, i, p;
 
+    memset(d, 0, 4 * M * N);
     for (m = 0; m < M; m++, x += row, d += N)
-        for (n = 0; n < N; n += BLOCK_SCALAR) {
-            const size_t outputs = min_size(N - n, BLOCK_SCALAR);
+        for (n = 0; n < N; n += BLOCK_SCALAR)
+            for (p = 0; p < planes; p++) {
+                const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
-            differences__scalar(outputs, row, x, w + 8 * n * row, count);
-            for (i = 0; i < outputs; i++)
-                d[n + i] += gain * count[i];
-        }
+                differences__scalar(outputs, row, x + p * M * row,
+                                    w + 8 * n * row, count);
+                for (i = 0; i < outputs; i++)
+                    d[n + i] += gain[p] * count[i];
+            }
 }
 
 /* Counts eight channels in the bytes of a word: byte b of count[i] is that of
  * channel 8 b + i, and of at most 255 taps. */
-void bifsmn_b1_memory_counts(size_t M, size_t N, size_t taps, size_t left,
-                             size_t dilation, const uint64_t *x,
-                             const uint8_t *w, uint32_t gain, uint32_t *d)
+static void b1_memory_counts__scalar_1x64(size_t M, size_t N, size_t taps,
+                                          size_t left, size_t dilation,
+                                          size_t planes, const uint64_t *x,
+                                          const uint8_t *w,
+                                          const uint32_t *gain, uint32_t *d)
 {
     enum { MOST_COUNTED = 255 };
     const uint64_t lowest = 0x0101010101010101u;
     const size_t row = words(N);
-    size_t m, n, i, j, b, end;
+    size_t p, m, n, i, j, b, end;
 
-    for (m = 0; m < M; m++, d += N)
-        for (n = 0; n < N; n += BLOCK_SCALAR)
-            for (j = 0; j < taps;) {
-                uint64_t count[8] = {0};
+    memset(d, 0, 4 * M * N);
+    for (p = 0; p < planes; p++, x += M * row)
+        for (m = 0; m < M; m++)
+            for (n = 0; n < N; n += BLOCK_SCALAR)
+                for (j = 0; j < taps;) {
+                    uint32_t *to = d + m * N + n;
+                    uint64_t count[8] = {0};
 
-                end = j + min_size(taps - j, MOST_COUNTED);
-                for (; j < end; j++) {
-                    /* Before the first position this wraps, far beyond M. */
-                    const size_t t = m + j * dilation - left * dilation;
-                    const uint64_t inputs =
-                        t < M ? x[t * row + n / 64] : ~(uint64_t)0;
-                    const uint64_t differ =
-                        inputs ^ load_u64(w + 8 * (j * row + n / 64));
+                    end = j + min_size(taps - j, MOST_COUNTED);
+                    for (; j < end; j++) {
+                        /* Before the first position this wraps, far beyond. */
+                        const size_t t = m + j * dilation - left * dilation;
+                        const uint64_t inputs =
+                            t < M ? x[t * row + n / 64] : ~(uint64_t)0;
+                        const uint64_t differ =
+                            inputs ^ load_u64(w + 8 * (j * row + n / 64));
 
-                    for (i = 0; i < 8; i++)
-                        count[i] += differ >> i & lowest;
+                        for (i = 0; i < 8; i++)
+                            count[i] += differ >> i & lowest;
+                    }
+                    for (b = 0; b < 8 && n + 8 * b < N; b++)
+                        for (i = 0; i < min_size(N - n - 8 * b, 8); i++)
+                            to[8 * b + i] +=
+                                gain[p] * (uint32_t)(count[i] >> 8 * b & 255);
                 }
-                for (b = 0; b < 8 && n + 8 * b + 8 <= N; b++)
-                    for (i = 0; i < 8; i++)
-                        d[n + 8 * b + i] +=
-                            gain * (uint32_t)(count[i] >> 8 * b & 255);
-                for (i = 0; b < 8 && n + 8 * b + i < N; i++)
-                    d[n + 8 * b + i] +=
-                        gain * (uint32_t)(count[i] >> 8 * b & 255);
-            }
+}
+
+/* 64 bytes of 0 or 1 to a word, the first to its lowest bit. */
+static uint64_t join_bytes(const uint8_t bytes[BLOCK_SCALAR])
+{
+    uint64_t word = 0;
+    size_t i;
+
+    /* The factor moves byte k to bit 56 + k; no two of its terms meet. */
+    for (i = 0; i < BLOCK_SCALAR; i += 8)
+        word |= (load_u64(bytes + i) * 0x0102040810204080u >> 56) << i;
+    return word;
+}
+
+static uint64_t below__scalar(size_t count, const void *counts,
+                              const void *cuts)
+{
+    const int32_t *d = counts, *cut = cuts; /* vectors compare signed numbers */
+    uint8_t bytes[BLOCK_SCALAR] = {0};
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        bytes[i] = d[i] < cut[i];
+    return join_bytes(bytes);
+}
+
+static uint64_t reached__scalar(size_t count, const void *stream,
+                                const void *cuts)
+{
+    const float *x = stream, *cut = cuts;
+    uint8_t bytes[BLOCK_SCALAR] = {0};
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        bytes[i] = x[i] >= cut[i];
+    return join_bytes(bytes);
+}
+
+/* values [M][N] and cut [cuts][N] of 32 bits each; direction NULL: none. */
+static void cut_bits__scalar(uint64_t (*compare)(size_t, const void *,
+                                                 const void *),
+                             size_t M, size_t N, size_t cuts,
+                             const uint8_t *values, const uint8_t *cut,
+                             const uint8_t *direction, uint64_t *out)
+{
+    size_t m, n, i;
+
+    for (m = 0; m < M; m++, values += 4 * N)
+        for (n = 0; n < N; n += BLOCK_SCALAR, out++) {
+            const uint64_t turn = direction ? load_u64(direction + n / 8) : 0;
+            uint64_t bits[3] = {0};
+
+            for (i = 0; i < cuts; i++)
+                bits[i] = compare(min_size(N - n, BLOCK_SCALAR), values + 4 * n,
+                                  cut + 4 * (i * N + n));
+            out[0] = bits[cuts / 2] ^ turn;
+            if (cuts == 3)
+                out[M * words(N)] = bits[0] ^ bits[1] ^ bits[2] ^ turn;
+        }
+}
+
+static void counts_to_bits__scalar(size_t M, size_t N, const uint32_t *d,
+                                   const uint32_t *cut,
+                                   const uint8_t *direction, uint64_t *out)
+{
+    cut_bits__scalar(below__scalar, M, N, 3, (const uint8_t *)d,
+                     (const uint8_t *)cut, direction, out);
+}
+
+static void counts_to_stream__scalar(size_t M, size_t N, uint32_t most,
+                                     const uint32_t *d, const float *affine,
+                                     const float *slope, float *stream)
+{
+    size_t m, n;
+
+    for (m = 0; m < M; m++, d += N, stream += N)
+        for (n = 0; n < N; n++) {
+            float z = (float)((int32_t)most - 2 * (int32_t)d[n]) * affine[n];
+            float below;
+
+            z = z + affine[N + n];
+            below = z * slope[n];
+            stream[n] = stream[n] + (z >= 0 ? z : below);
+        }
+}
+
+static void stream_to_bits__scalar(size_t M, size_t N, size_t cuts,
+                                   const float *stream, const float *cut,
+                                   uint64_t *out)
+{
+    cut_bits__scalar(reached__scalar, M, N, cuts, (const uint8_t *)stream,
+                     (const uint8_t *)cut, NULL, out);
 }
 
 const struct bifsmn_kernels bifsmn_kernels_scalar = {
@@ -312,5 +411,8 @@ const struct bifsmn_kernels bifsmn_kernels_scalar = {
     b1_memory_real__scalar_1x64,
     f32_gemv__scalar_1x4,
     b1_gemm_counts__scalar_1x64,
-    bifsmn_b1_memory_counts,
+    b1_memory_counts__scalar_1x64,
+    counts_to_bits__scalar,
+    counts_to_stream__scalar,
+    stream_to_bits__scalar,
 };

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "counts.h"
 
 /* Copies go by so many bytes, and run over what they should read and write by
  * less. */
@@ -67,7 +66,7 @@ static size_t conv2_plane(const struct model *m)
     return m->frames2 * m->mels2 * words(m->conv2_channels);
 }
 
-/* Whether layers count bits first, and counts.h does the rest. */
+/* Whether layers count bits first. */
 static int counted(const struct model *m)
 {
     return m->planes > 1 || m->rprelu;
@@ -84,9 +83,12 @@ static size_t slope_sets(const struct model *m, int slope)
 static void place_counts(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
-    const uint64_t C = m->channels, T = m->frames2;
-    const uint64_t conv2 = T * m->mels2 * m->conv2_channels;
-    const uint64_t layer = T * max_size(m->channels, m->expansion);
+    const uint64_t C = m->channels;
+    const size_t T = m->frames2, tile = demands().tile;
+    const uint64_t conv2 =
+        (uint64_t)round_up(T * m->mels2, tile) * m->conv2_channels;
+    const uint64_t layer =
+        (uint64_t)round_up(T, tile) * max_size(m->channels, m->expansion);
     int i;
 
     if (m->planes > 1) {
@@ -187,14 +189,16 @@ static void unpack_thresholds(const struct section *s, uint16_t *out)
         out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
 }
 
+/* What is beyond any sum stays there, and fits a signed number. */
 static void unpack_cuts(const struct section *s, uint32_t *out)
 {
     const size_t width = s->dtype == U16 ? 2 : 4;
     size_t i;
 
     for (i = 0; i < s->size / width; i++)
-        out[i] =
-            width == 2 ? load_u16(s->data + 2 * i) : load_u32(s->data + 4 * i);
+        out[i] = width == 2 ? load_u16(s->data + 2 * i)
+                            : (uint32_t)min_size(load_u32(s->data + 4 * i),
+                                                 INT32_MAX);
 }
 
 /* [rows][columns], or where there is one column it is that of all N. */
@@ -504,6 +508,19 @@ static void pad_features(const struct model *m, const int8_t *restrict features,
             out[f] = (uint8_t)(features[f] ^ -128);
 }
 
+/* Planes from cuts, where they lie: see counts_to_bits. */
+static void join_cuts(size_t plane, uint64_t *bits)
+{
+    size_t i;
+
+    for (i = 0; i < plane; i++) {
+        const uint64_t low = bits[i], middle = bits[plane + i];
+
+        bits[i] = middle;
+        bits[plane + i] = low ^ middle ^ bits[2 * plane + i];
+    }
+}
+
 /* features [T0][M0] to net->conv1 [T1][M1][C1]. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
@@ -522,7 +539,8 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
                 net->conv1_threshold + cut * m->conv1_channels,
                 m->section[C1_D].data,
                 net->conv1 + cut * conv1_plane(m) + t * row);
-    bifsmn_cuts_to_planes(m->cuts, conv1_plane(m), net->conv1);
+    if (m->planes > 1)
+        join_cuts(conv1_plane(m), net->conv1);
 }
 
 /* net->conv1 into padded2; +1 is around it. */
@@ -549,33 +567,49 @@ struct b1_layer {
     size_t index;
 };
 
-/* What an input of a plane counts for. */
-static uint32_t gain(const struct model *m, size_t layer, size_t plane)
-{
-    return m->planes > 1 ? m->section[GAIN].data[2 * layer + plane] : 1;
-}
+/* What an input of each plane counts for. */
+struct gains {
+    uint32_t plane[2], sum;
+};
 
-/* The greatest weighted sum of a layer of K inputs. */
-static uint32_t most(const struct model *m, size_t layer, size_t K)
+static struct gains gains(const struct model *m, size_t layer)
 {
-    uint32_t sum = 0;
-    size_t p;
+    const uint8_t *gain = m->section[GAIN].data + 2 * layer;
+    const struct gains one = {{1, 0}, 1};
+    struct gains two;
 
-    for (p = 0; p < m->planes; p++)
-        sum += gain(m, layer, p);
-    return sum * (uint32_t)K;
+    if (m->planes == 1)
+        return one;
+    two.plane[0] = gain[0];
+    two.plane[1] = gain[1];
+    two.sum = two.plane[0] + two.plane[1];
+    return two;
 }
 
 /* Weighted counts of a matrix product to net->counts. */
-static void count(struct bifsmn *net, struct b1_layer l)
+static void count(struct bifsmn *net, const struct b1_layer *l,
+                  struct gains gain)
 {
-    size_t p;
+    net->kernels->b1_gemm_counts(l->M, l->N, l->K, net->model.planes, l->x,
+                                 l->weight, gain.plane, net->counts);
+}
 
-    memset(net->counts, 0, 4 * l.M * l.N);
-    for (p = 0; p < net->model.planes; p++)
-        net->kernels->b1_gemm_counts(l.M, l.N, l.K, l.x + p * l.M * words(l.K),
-                                     l.weight, gain(&net->model, l.index, p),
-                                     net->counts);
+static void count_bits(struct bifsmn *net, const struct b1_layer *l,
+                       const uint32_t *cut, const uint8_t *direction,
+                       uint64_t *out)
+{
+    count(net, l, gains(&net->model, l->index));
+    net->kernels->counts_to_bits(l->M, l->N, net->counts, cut, direction, out);
+}
+
+static void count_real(struct bifsmn *net, const struct b1_layer *l,
+                       const float *affine, const float *slope)
+{
+    const struct gains gain = gains(&net->model, l->index);
+
+    count(net, l, gain);
+    net->kernels->counts_to_stream(l->M, l->N, gain.sum * (uint32_t)l->K,
+                                   net->counts, affine, slope, net->stream);
 }
 
 /* Bit outputs, to planes that follow one another. */
@@ -583,35 +617,27 @@ static void run_bits(struct bifsmn *net, struct b1_layer l,
                      const uint16_t *threshold, const uint32_t *cut,
                      const uint8_t *direction, uint64_t *out)
 {
-    if (net->model.planes == 1) {
+    if (net->model.planes > 1)
+        count_bits(net, &l, cut, direction, out);
+    else
         net->kernels->b1_gemm_bits(l.M, l.N, l.K, l.x, l.weight, threshold,
                                    direction, out);
-        return;
-    }
-    count(net, l);
-    bifsmn_counts_to_bits(l.M, l.N, net->model.cuts, net->counts, cut,
-                          direction, out, l.M * words(l.N));
 }
 
 /* Real outputs onto the stream, and its signs to net->sign. */
 static void run_real(struct bifsmn *net, struct b1_layer l,
                      const float *affine, int slope, size_t set)
 {
+    static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
     const struct model *m = &net->model;
 
-    if (counted(m)) {
-        count(net, l);
-        bifsmn_counts_to_stream(l.M, l.N, net->kernels->tile,
-                                most(m, l.index, l.K), net->counts, affine,
-                                net->slope[slope] + set * l.N, net->stream);
-    } else {
-        static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
-
+    if (counted(m))
+        count_real(net, &l, affine, net->slope[slope] + set * l.N);
+    else
         net->kernels->b1_gemm_real(
             l.M, l.N, l.K, l.x, l.weight, affine,
             load_f32(m->section[slopes[slope]].data + 4 * set), net->stream,
             net->sign);
-    }
 }
 
 /* Bit planes of the stream, where they are more than its signs. */
@@ -622,10 +648,9 @@ static void binarize_stream(struct bifsmn *net, int which, size_t set,
     const size_t C = m->channels;
 
     if (m->stream_sets > 0)
-        bifsmn_stream_to_bits(m->frames2, C, net->kernels->tile, m->cuts,
-                              net->stream,
-                              net->stream_cut[which] + set * m->cuts * C, out,
-                              m->frames2 * words(C));
+        net->kernels->stream_to_bits(
+            m->frames2, C, m->cuts, net->stream,
+            net->stream_cut[which] + set * m->cuts * C, out);
 }
 
 /* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [T2][M2][kernel]
@@ -679,8 +704,7 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
     const uint8_t *weight =
         m->section[ME_W].data + layer * m->taps * 8 * words(C);
     const float *affine = net->memory_affine + set * 2 * C;
-    const size_t index = 2 + 3 * layer;
-    size_t p;
+    const struct gains gain = gains(m, 2 + 3 * layer);
 
     if (!counted(m)) {
         net->kernels->b1_memory_real(
@@ -688,14 +712,12 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
             load_f32(m->section[ME_S].data + 4 * set), net->stream, net->sign2);
         return;
     }
-    memset(net->counts, 0, 4 * T * C);
-    for (p = 0; p < m->planes; p++)
-        net->kernels->b1_memory_counts(
-            T, C, m->taps, m->left, m->dilation, net->sign + p * T * words(C),
-            weight, gain(m, index, p), net->counts);
-    bifsmn_counts_to_stream(T, C, net->kernels->tile, most(m, index, m->taps),
-                            net->counts, affine,
-                            net->slope[MEMORY_SLOPE] + set * C, net->stream);
+    net->kernels->b1_memory_counts(T, C, m->taps, m->left, m->dilation,
+                                   m->planes, net->sign, weight, gain.plane,
+                                   net->counts);
+    net->kernels->counts_to_stream(
+        T, C, gain.sum * (uint32_t)m->taps, net->counts, affine,
+        net->slope[MEMORY_SLOPE] + set * C, net->stream);
 }
 
 /* The sets of constants of one layer. */

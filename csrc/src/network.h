@@ -30,12 +30,12 @@ struct bifsmn {
     float *p2_affine;           /* [sets][2][C] */
     float *head_weight;         /* [classes][T2][C], tiled as the stream */
 
-    /* What counts.h needs; NULL where kernels do without. */
+    /* Of layers that count first; NULL where there are none. */
     uint32_t *conv2_cut;        /* [cuts][C2], where there are two planes */
     uint32_t *p1_cut;           /* [sets][cuts][E] */
     float *slope[SLOPES];       /* of fc [C], memory and pointwise 2 [sets][C] */
     float *stream_cut[CUTS];    /* before memory, pointwise 1: [sets][cuts][C] */
-    uint32_t *counts;           /* of one layer */
+    uint32_t *counts;           /* of one layer, in tiles */
 
     /* Weights: where they lie in the file, or packed for the kernels in use. */
     struct weights {

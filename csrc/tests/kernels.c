@@ -1,5 +1,5 @@
 /* kernels.c: every operation of every table that this machine can run, against
- * the scalar one, bit for bit.
+ * the scalar one or the definition, bit for bit.
  *
  *     kernels [NAME]
  *
@@ -255,64 +255,163 @@ static void test_memory(size_t M, size_t N, size_t taps, size_t left,
     free(stream), free(whole), free(tiled);
 }
 
-static uint32_t any_gain(void)
+/* Of up to two planes. */
+static size_t any_gains(uint32_t gain[2])
 {
     static const uint32_t values[] = {1, 64, 255};
 
-    return values[below(sizeof values / sizeof values[0])];
+    gain[0] = values[below(3)];
+    gain[1] = values[below(3)];
+    return 1 + below(2);
+}
+
+/* Values that a table of that tile keeps of [M][N], whole tiles. */
+static size_t tiled_size(const struct bifsmn_kernels *k, size_t M, size_t N)
+{
+    return (M + k->tile - 1) / k->tile * k->tile * N;
+}
+
+static size_t tiled_at(const struct bifsmn_kernels *k, size_t N, size_t m,
+                       size_t n)
+{
+    return (m / k->tile * N + n) * k->tile + m % k->tile;
+}
+
+static void same_counts(const char *what, const uint32_t *expected,
+                        const uint32_t *tiled, size_t M, size_t N, size_t K)
+{
+    uint32_t *actual = malloc(4 * M * N);
+    size_t m, n;
+
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n++)
+            actual[m * N + n] = tiled[tiled_at(kernels, N, m, n)];
+    same(what, expected, actual, 4 * M * N, M, N, K);
+    free(actual);
 }
 
 static void test_gemm_counts(size_t M, size_t N, size_t K)
 {
-    uint64_t *x = bit_rows(M, K), *w = bit_rows(N, K);
-    uint8_t *file = in_file(w, N * words(K));
-    const size_t bytes = 4 * M * N;
-    uint32_t *expected = block(bytes), *actual = malloc(bytes);
+    uint32_t gain[2];
+    const size_t planes = any_gains(gain);
+    uint64_t *x = bit_rows(planes * M, K), *w = bit_rows(N, K);
+    uint8_t *file;
+    uint32_t *expected = block(4 * M * N);
+    uint32_t *actual = block(4 * tiled_size(kernels, M, N));
     void *room = malloc(b1_packed_size(N, K) + 63);
-    uint8_t *packed = kernels->b1_pack ? aligned(room) : file;
-    const uint32_t gain = any_gain();
+    uint8_t *packed;
 
-    memcpy(actual, expected, bytes);
+    if (below(2)) { /* every bit differs, or none */
+        memset(x, 255, 8 * planes * M * words(K));
+        memset(w, below(2) ? 255 : 0, 8 * N * words(K));
+        trim(x, planes * M, K), trim(w, N, K);
+    }
+    file = in_file(w, N * words(K));
+    packed = kernels->b1_pack ? aligned(room) : file;
     if (kernels->b1_pack)
         kernels->b1_pack(N, K, file, packed);
-    bifsmn_kernels_scalar.b1_gemm_counts(M, N, K, x, file, gain, expected);
-    kernels->b1_gemm_counts(M, N, K, x, packed, gain, actual);
-    same("b1_gemm_counts", expected, actual, bytes, M, N, K);
+    bifsmn_kernels_scalar.b1_gemm_counts(M, N, K, planes, x, file, gain,
+                                         expected);
+    kernels->b1_gemm_counts(M, N, K, planes, x, packed, gain, actual);
+    same_counts("b1_gemm_counts", expected, actual, M, N, K);
     free(x), free(w), free(file), free(expected), free(actual), free(room);
 }
 
-/* Against the definition: the tables share one function. */
+/* Against the definition, so of the scalar table too. */
 static void test_memory_counts(size_t M, size_t N, size_t taps, size_t left,
                                size_t dilation)
 {
-    const size_t row = words(N), bytes = 4 * M * N;
-    uint64_t *x = bit_rows(M, N), *w = bit_rows(taps, N);
+    uint32_t gain[2];
+    const size_t row = words(N), planes = any_gains(gain);
+    uint64_t *x = bit_rows(planes * M, N), *w = bit_rows(taps, N);
     uint8_t *file;
-    uint32_t *expected = block(bytes), *actual = malloc(bytes);
-    const uint32_t gain = any_gain();
-    size_t m, n, j;
+    uint32_t *expected = calloc(M * N, 4);
+    uint32_t *actual = block(4 * tiled_size(kernels, M, N));
+    size_t p, m, n, j;
 
     if (below(2)) { /* all taps differ, but outside */
-        memset(x, 255, 8 * M * row);
+        memset(x, 255, 8 * planes * M * row);
         memset(w, 0, 8 * taps * row);
-        trim(x, M, N);
+        trim(x, planes * M, N);
     }
     file = in_file(w, taps * row);
-    memcpy(actual, expected, bytes);
-    for (m = 0; m < M; m++)
-        for (n = 0; n < N; n++)
-            for (j = 0; j < taps; j++) {
-                const size_t t = m + j * dilation - left * dilation;
-                const uint64_t in =
-                    t < M ? x[t * row + n / 64] >> n % 64 : 1;
+    for (p = 0; p < planes; p++)
+        for (m = 0; m < M; m++)
+            for (n = 0; n < N; n++)
+                for (j = 0; j < taps; j++) {
+                    const size_t t = m + j * dilation - left * dilation;
+                    const uint64_t in =
+                        t < M ? x[(p * M + t) * row + n / 64] >> n % 64 : 1;
 
-                if ((in ^ w[j * row + n / 64] >> n % 64) & 1)
-                    expected[m * N + n] += gain;
-            }
-    kernels->b1_memory_counts(M, N, taps, left, dilation, x, file, gain,
+                    if ((in ^ w[j * row + n / 64] >> n % 64) & 1)
+                        expected[m * N + n] += gain[p];
+                }
+    kernels->b1_memory_counts(M, N, taps, left, dilation, planes, x, file, gain,
                               actual);
-    same("b1_memory_counts", expected, actual, bytes, M, N, taps);
+    same_counts("b1_memory_counts", expected, actual, M, N, taps);
     free(x), free(w), free(file), free(expected), free(actual);
+}
+
+/* What follows from counts and from the stream, against the definition. */
+static void test_cuts(size_t M, size_t N, size_t cuts)
+{
+    const size_t row = words(N), plane = M * row, out = cuts == 3 ? 2 : 1;
+    const uint32_t most = 1 << below(25);
+    uint32_t *d = block(4 * tiled_size(kernels, M, N)), *cut = malloc(12 * N);
+    uint64_t *bits = bit_rows(1, N);
+    uint8_t *direction = in_file(bits, row);
+    float *affine = reals(2 * N), *slopes = reals(N), *level = reals(cuts * N);
+    float *plain = reals(M * N);
+    float *stream = in_tiles(&bifsmn_kernels_scalar, plain, M, N);
+    float *tiled = in_tiles(kernels, plain, M, N);
+    uint64_t *counted = calloc(2 * plane, 8), *reached = calloc(2 * plane, 8);
+    uint64_t *actual = block(16 * plane);
+    size_t m, n, i;
+
+    for (i = 0; i < tiled_size(kernels, M, N); i++)
+        d[i] = (uint32_t)below(most + 1);
+    for (i = 0; i < cuts * N; i++) { /* at a value, or next to it */
+        const size_t at = tiled_at(kernels, N, below(M), i % N);
+
+        cut[i] = below(10) ? d[at] + (uint32_t)below(2)
+                           : (uint32_t)(below(2) ? INT32_MAX : 0);
+        if (below(2))
+            level[i] = tiled[at];
+    }
+    for (i = 0; cuts == 1 && i < 2 * N; i++)
+        cut[N + i] = 0;
+    for (m = 0; m < M; m++)
+        for (n = 0; n < N; n++) {
+            const size_t at = tiled_at(kernels, N, m, n);
+            const uint64_t turn = bits[n / 64] >> n % 64 & 1;
+            uint64_t c[3], s[3];
+            float z, below_zero;
+
+            for (i = 0; i < 3; i++) {
+                c[i] = d[at] < cut[i * N + n];
+                s[i] = stream[m * N + n] >= level[(cuts == 3 ? i : 0) * N + n];
+            }
+            counted[m * row + n / 64] |= (c[1] ^ turn) << n % 64;
+            counted[plane + m * row + n / 64] |= (c[0] ^ c[1] ^ c[2] ^ turn)
+                                                 << n % 64;
+            reached[m * row + n / 64] |= s[1] << n % 64;
+            reached[plane + m * row + n / 64] |= (s[0] ^ s[1] ^ s[2]) << n % 64;
+
+            z = (float)((int32_t)most - 2 * (int32_t)d[at]) * affine[n];
+            z = z + affine[N + n];
+            below_zero = z * slopes[n];
+            stream[m * N + n] =
+                stream[m * N + n] + (z >= 0 ? z : below_zero);
+        }
+    kernels->counts_to_bits(M, N, d, cut, direction, actual);
+    same("counts_to_bits", counted, actual, 16 * plane, M, N, cuts);
+    kernels->stream_to_bits(M, N, cuts, tiled, level, actual);
+    same("stream_to_bits", reached, actual, 8 * out * plane, M, N, cuts);
+    kernels->counts_to_stream(M, N, most, d, affine, slopes, tiled);
+    same_stream("counts_to_stream", stream, tiled, M, N, most);
+    free(d), free(cut), free(bits), free(direction), free(affine);
+    free(slopes), free(level), free(plain), free(stream), free(tiled);
+    free(counted), free(reached), free(actual);
 }
 
 static void test_gemv(size_t N, size_t K)
@@ -349,8 +448,23 @@ int main(int argc, char **argv)
     size_t t, i, j;
 
     for (t = 0; (kernels = bifsmn_kernels_at(t)) != NULL; t++) {
-        if (kernels == &bifsmn_kernels_scalar ||
-            (argc > 1 && strcmp(argv[1], kernels->name)))
+        if (argc > 1 && strcmp(argv[1], kernels->name))
+            continue;
+        for (i = 0; i < 200; i++) {
+            const size_t taps = 1 + below(below(10) ? 12 : 600);
+
+            test_memory_counts(positions[below(P)], sizes[below(S)], taps,
+                               below(taps), 1 + below(3));
+        }
+        for (i = 0; i < 50; i++) /* around the most that a byte holds */
+            test_memory_counts(3, 70, (i % 2 ? 126 : 254) + i % 5, 60, 1);
+        for (i = 0; i < 100; i++) /* up to 7 taps, which NEON has apart */
+            test_memory_counts(positions[below(P)], 64 * (1 + below(3)),
+                               1 + i % 8, below(1 + i % 8), 1 + below(9));
+        for (i = 0; i < S; i++)
+            for (j = 0; j < P; j++)
+                test_cuts(positions[j], sizes[i], i % 3 ? 3 : 1);
+        if (kernels == &bifsmn_kernels_scalar)
             continue;
         for (i = 0; i < S; i++)
             for (j = 0; j < S; j++)
@@ -378,12 +492,6 @@ int main(int argc, char **argv)
         for (i = 0; i < 100; i++) /* up to 7 taps, which NEON has apart */
             test_memory(positions[below(P)], 64 * (1 + below(3)), 1 + i % 8,
                         below(1 + i % 8), 1 + below(9));
-        for (i = 0; i < 200; i++) {
-            const size_t taps = 1 + below(below(10) ? 12 : 600);
-
-            test_memory_counts(positions[below(P)], sizes[below(S)], taps,
-                               below(taps), 1 + below(3));
-        }
         for (i = 0; i < S; i++)
             test_gemv(1 + below(20), sizes[i]);
         printf("%s equals scalar\n", kernels->name);
