@@ -474,6 +474,11 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
         "teacher": ("fp32", "dfsmn.yaml", small),
         "best": ("1-bit", "bifsmn.yaml", student),
         "as-released": ("real", "bifsmn.yaml", real),
+        "ds-cnn": (
+            "rival",
+            "dscnn.yaml",
+            {"channels": 8, "number_of_epochs": 1, "feature_copies": 2},
+        ),
     }
     monkeypatch.setattr(table, "ROWS", rows)
     runs, interrupted = [], [True]
@@ -493,7 +498,7 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
         f"--data_folder={archive}",
         f"--results_folder={tmp_path}",
         *("--protocol", "tones", "--seeds", "3", "--json"),
-        *("--rows", "best", "as-released", "teacher"),
+        *("--rows", "best", "as-released", "teacher", "ds-cnn"),
     ]
     with pytest.raises(KeyboardInterrupt):
         table.main(command)
@@ -501,8 +506,8 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     table.main(command)
     teacher, best = "dfsmn-teacher", "bifsmn-best"
-    released = "bifsmn-as-released"
-    assert runs == [teacher, best, released]
+    released, rival = "bifsmn-as-released", "dscnn-ds-cnn"
+    assert runs == [teacher, best, released, rival]
     printed = capsys.readouterr().out
     report = json.loads(printed[printed.index("{\n") :])
     assert report == json.loads((tmp_path / "tones/results.json").read_text())
@@ -518,17 +523,20 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
             assert found["microseconds"] is None
             # Trained networks read features as int8, these as they come.
             assert abs(found["accuracy"]["mean"] - row["accuracy"]) < 15
+    for form in ("rival, fp32", "rival, int8"):
+        assert networks[form]["bytes"] > 1000
+        assert networks[form]["depths"]["4"]["microseconds"] > 0
     pairs = [row["first"] + row["second"] for row in report["differences"]]
-    assert ["1-bit", "2", "fp32", "2"] in pairs and len(pairs) == 3
+    assert ["1-bit", "2", "fp32", "2"] in pairs and len(pairs) == 5
     for name in ("results.md", "results.png"):
         assert (tmp_path / "tones" / name).stat().st_size > 500
 
     # Nothing is done twice; a run that a row no longer describes is refused.
     monkeypatch.setattr(table, "one_bit", None)
     table.main(command)
-    assert len(runs) == 3
+    assert len(runs) == 4
     rows["best"][2]["lr"] = 0.5
-    with pytest.raises(ValueError, match="1 of 3 runs failed"):
+    with pytest.raises(ValueError, match="1 of 4 runs failed"):
         table.main(command)
     assert "best, seed 3: " in (err := capsys.readouterr().err)
     assert "lr 0.002, now it is 0.5" in err
