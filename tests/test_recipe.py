@@ -542,6 +542,20 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     assert "lr 0.002, now it is 0.5" in err
 
 
+def test_only_the_package_s_protocol_is_released(
+    results, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    release = importlib.import_module("release")
+    with pytest.raises(ValueError, match="trained on words.*one of GSC-10"):
+        release.release(results / "bifsmn/1", tmp_path / "target")
+    monkeypatch.setattr(release, "PROTOCOL", "words")
+    monkeypatch.setattr(release, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="more than the 1,000"):
+        release.release(results / "bifsmn/1", tmp_path / "target")
+    assert not list(tmp_path.iterdir())
+
+
 def test_misspelt_yaml_keys_are_named(tmp_path, archive):
     text = (REPO / "hparams/bifsmn.yaml").read_text()
     cases = {

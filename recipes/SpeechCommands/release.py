@@ -4,7 +4,7 @@
     python release.py results/SpeechCommands/GSC-10/bifsmn_best/1
 
 Writes speechbrain_bifsmn/pretrained/gsc10: the trained folder without what
-only this machine knows, the exported file, README.md and confusion.png. Every
+only this machine knows, the exported file, README.md and pictures. Every
 figure in the card is measured here, on the file, through the C library.
 """
 
@@ -21,9 +21,10 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import LOCAL_FACTS, export_folder
 from speechbrain_bifsmn.inference import trained_folder
-from speechbrain_bifsmn.metrics import plot_confusion
+from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 from speechbrain_bifsmn.pretrained import FOLDER
 
+PROTOCOL = "GSC-10"
 MOST_BYTES = 98_000
 CARD = """# Eight English keywords, 1 bit
 
@@ -53,7 +54,7 @@ Recall at depth {deepest}:
 |{label_rule}
 | {recall_row} |
 
-![confusion matrix]({picture})
+![confusion matrix](confusion.png)
 
 This is one network, seed {seed}; the recipe's README has mean and deviation
 over seeds, other networks, and intervals.
@@ -66,7 +67,11 @@ generated clips: {spliced_unknowns:,} pseudo-words spliced from two recordings,
 {spoken_unknowns:,} other words and {spoken_keywords:,} keywords said by eSpeak
 NG, and {quiet_silences:,} silences with next to no sound. Checkpoint and
 settings were chosen on validation speakers, whose unknown words are none of
-those trained on. Rerun:
+those trained on.
+
+![training curves](curves.png)
+
+Rerun:
 
 ```sh
 cd recipes/SpeechCommands
@@ -106,10 +111,16 @@ def release(folder, target=FOLDER):
     Raises
     ------
     ValueError
-        If the file is too large to be shipped.
+        If it is of another protocol than the package's, or the file is too
+        large to be shipped.
     """
     source, target = trained_folder(folder), Path(target)
     training = json.loads((source / "training.json").read_text())
+    if training["protocol"] != PROTOCOL:
+        raise ValueError(
+            f"{source} was trained on {training['protocol']}, the network in "
+            f"the package is one of {PROTOCOL}"
+        )
     prepared = Path(training["test_manifest"]).parent
     counts = json.loads((prepared / "prepare.json").read_text())["counts"]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +148,8 @@ def release(folder, target=FOLDER):
             f"GSC-10 test clips, depth {first}, %",
             out / "confusion.png",
         )
+        history = json.loads((source.parent / "history.json").read_text())
+        plot_curves(history, out / "curves.png")
         if target.exists():
             target.rename(Path(temporary) / "before")
         out.rename(target)
@@ -174,7 +187,6 @@ def card(report, facts, size, train):
         labels_row=" | ".join(recall),
         label_rule="---|" * len(recall),
         recall_row=cells(recall.values()),
-        picture="confusion.png",
         seed=facts["seed"],
         epochs=facts["epochs"],
         train=sum(train.values()) - sum(generated.values()),
