@@ -239,9 +239,9 @@ def plot_results(networks, path):
                 x, y, spread, fmt="o-", lw=0.7, ms=4, capsize=3, label=name
             )
     for axes in (left, right):
-        low, high = axes.get_xlim()
+        low, high = axes.dataLim.intervalx
         # Within a decade a logarithmic axis has more labels than room.
-        if low > 0 and high > 10 * low:
+        if high > 10 * low:
             axes.set_xscale("log")
     left.set(xlabel="bytes, all depths", ylabel="accuracy, %")
     right.set(xlabel="µs a clip, every depth")
