@@ -35,12 +35,7 @@ def evaluate_file(path, prepared, engine=None):
     spotter = Spotter(path, **({"engine": engine} if engine else {}))
     model, run = spotter.model, spotter.engine
     prepared = Path(prepared)
-    labels = read_labels(prepared / "labels.txt")
-    if labels != model.labels:
-        raise ValueError(
-            f"{path} knows {', '.join(model.labels)}; the protocol asks for "
-            f"{', '.join(labels)}"
-        )
+    labels = protocol_labels(prepared, path, model.labels)
     rows = read_manifest(prepared / "test.csv")
     truth = [labels.index(row["label"]) for row in rows]
     predictions = {depth: [] for depth in model.depths}
@@ -57,3 +52,33 @@ def evaluate_file(path, prepared, engine=None):
             for depth, found in predictions.items()
         },
     }
+
+
+def protocol_labels(prepared, name, known):
+    """Labels of a prepared folder, which must be a network's.
+
+    Arguments
+    ---------
+    prepared : Path
+        Folder with ``labels.txt``.
+    name : str or Path
+        What to call the network.
+    known : list of str
+        Its labels.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    labels = read_labels(prepared / "labels.txt")
+    if labels != known:
+        raise ValueError(
+            f"{name} knows {', '.join(known)}; the protocol asks for "
+            f"{', '.join(labels)}"
+        )
+    return labels

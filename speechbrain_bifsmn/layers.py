@@ -14,6 +14,36 @@ from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
 from speechbrain_bifsmn.quantizers.base import along_channels
 
 
+def check_input(network, x, depths):
+    """Refuse features of another shape, and depths that there are not.
+
+    Arguments
+    ---------
+    network : nn.Module
+        With ``frames``, ``n_mels`` and ``depths``.
+    x : torch.Tensor
+        Features that should be [batch, frames, n_mels].
+    depths : sequence of int
+        Depths asked for.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong and what would be right.
+    """
+    if x.dim() != 3 or x.shape[1:] != (network.frames, network.n_mels):
+        raise ValueError(
+            f"expected features [batch, {network.frames}, {network.n_mels}], "
+            f"got {list(x.shape)}"
+        )
+    for n in depths:
+        if n not in network.depths:
+            raise ValueError(
+                f"no depth {n}: this network runs at depth "
+                + ", ".join(map(str, network.depths))
+            )
+
+
 def layers_of(layers, depth):
     """Layers executed at a depth: evenly spread, the last one always runs.
 

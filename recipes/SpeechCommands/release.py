@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Put a trained 1-bit network into the package, with its model card.
 
-    python release.py results/SpeechCommands/GSC-10/bifsmn_best/1
+    python release.py results/GSC-10/bifsmn_best/1
 
 Writes speechbrain_bifsmn/pretrained/gsc10: the trained folder without what
 only this machine knows, the exported file, README.md and pictures. Every
@@ -18,6 +18,7 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 
+from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import LOCAL_FACTS, export_folder
 from speechbrain_bifsmn.inference import trained_folder
@@ -76,7 +77,7 @@ Rerun:
 ```sh
 cd recipes/SpeechCommands
 python results.py --data_folder=DATA --rows best
-python release.py results/SpeechCommands/GSC-10/bifsmn_best/{seed}
+python release.py results/GSC-10/bifsmn_best/{seed}
 bifsmn eval DATA
 ```
 
@@ -160,13 +161,7 @@ def card(report, facts, size, train):
     """The model card, Markdown."""
     depths = report["depths"]
     deepest, row = next(iter(depths.items()))
-    generated = {
-        key: facts.get(key, 0)
-        for key in (
-            *("spliced_unknowns", "spoken_unknowns"),
-            *("spoken_keywords", "quiet_silences"),
-        )
-    }
+    generated = {key: facts.get(key, 0) for key in GENERATED}
 
     def cells(values):
         return " | ".join(f"{value:.2f}" for value in values)

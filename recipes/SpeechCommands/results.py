@@ -36,6 +36,7 @@ from tqdm import tqdm
 from train import FREE
 
 from speechbrain_bifsmn.data.features import read_clip
+from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.protocols import PROTOCOLS, SILENCE
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
@@ -73,10 +74,7 @@ TEACHER, BEST, REAL = "teacher", "best", ("teacher", "fp32")
 DATA = (
     "unknown_percentage",
     "silence_percentage",
-    "spliced_unknowns",
-    "spoken_unknowns",
-    "spoken_keywords",
-    "quiet_silences",
+    *GENERATED,
     "epoch_clips",
 )
 # ... and, but for teachers, the same budget.

@@ -36,6 +36,7 @@ from speechbrain_bifsmn.data.features import (
     read_clip,
     read_noise,
 )
+from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
 from speechbrain_bifsmn.data.prepare import prepare_speech_commands
 from speechbrain_bifsmn.files import whole_file
@@ -56,10 +57,7 @@ PREPARE_KEYS = {
     "download",
     "skip_prep",
     "sample_rate",
-    "spliced_unknowns",
-    "spoken_unknowns",
-    "spoken_keywords",
-    "quiet_silences",
+    *GENERATED,
 }
 # Of a training YAML, what the exported file tells.
 FACTS = (
@@ -68,10 +66,7 @@ FACTS = (
     "words",
     "unknown_percentage",
     "silence_percentage",
-    "spliced_unknowns",
-    "spoken_unknowns",
-    "spoken_keywords",
-    "quiet_silences",
+    *GENERATED,
     "epoch_clips",
     "seed",
     "weight_quantizer",

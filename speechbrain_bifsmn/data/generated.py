@@ -39,6 +39,13 @@ from speechbrain_bifsmn.data.synthesis import (
 )
 from speechbrain_bifsmn.files import whole_file
 
+# What can be generated, as settings call it.
+GENERATED = (
+    "spliced_unknowns",
+    "spoken_unknowns",
+    "spoken_keywords",
+    "quiet_silences",
+)
 # Their beginnings and ends make the other word.
 ALIKE = ({"no", "go"}, {"four", "forward"})
 # To find two clips in which a word stands out from the background.

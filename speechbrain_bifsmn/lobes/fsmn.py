@@ -21,6 +21,7 @@ from speechbrain_bifsmn.layers import (
     Memory,
     NormPReLU,
     PerDepth,
+    check_input,
     layers_of,
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
@@ -296,14 +297,11 @@ class DFSMN(nn.Module):
         single = depth is None or isinstance(depth, int)
         if single:
             depth = self.depths[0] if depth is None else depth
+        asked = [depth] if single else depth
+        check_input(self, x, asked)
         outputs = {}
         stem = self.stem(x)
-        for n in [depth] if single else depth:
-            if n not in self.depths:
-                raise ValueError(
-                    f"no depth {n}: this network runs at depth "
-                    + ", ".join(map(str, self.depths))
-                )
+        for n in asked:
             y, features = stem, []
             for i in self.layers_of(n):
                 y = self.blocks[i](y, n)
@@ -313,11 +311,6 @@ class DFSMN(nn.Module):
 
     def stem(self, x):
         """[batch, frames, n_mels] to [batch, frames', channels]."""
-        if x.dim() != 3 or x.shape[1:] != (self.frames, self.n_mels):
-            raise ValueError(
-                f"expected features [batch, {self.frames}, {self.n_mels}], "
-                f"got {list(x.shape)}"
-            )
         y = self.norm1(self.conv1(x.unsqueeze(1)))
         y = self.norm2(self.conv2(y))
         y = y.permute(0, 2, 3, 1).flatten(2)

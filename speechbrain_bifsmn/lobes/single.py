@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from speechbrain_bifsmn.layers import check_input
+
 
 class SingleDepth(nn.Module):
     """A network that runs whole, called as the thinnable DFSMN is.
@@ -47,17 +49,8 @@ class SingleDepth(nn.Module):
         ValueError
             If the network has no such depth, or x has another shape.
         """
-        if x.dim() != 3 or x.shape[1:] != (self.frames, self.n_mels):
-            raise ValueError(
-                f"expected features [batch, {self.frames}, {self.n_mels}], "
-                f"got {list(x.shape)}"
-            )
         single = depth is None or isinstance(depth, int)
         asked = self.depths if depth is None else [depth] if single else depth
-        for n in asked:
-            if n not in self.depths:
-                raise ValueError(
-                    f"no depth {n}: this network runs at depth {self.depths[0]}"
-                )
+        check_input(self, x, asked)
         logits = self.logits(x)
         return logits if single else {n: (logits, []) for n in asked}
