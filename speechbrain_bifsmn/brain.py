@@ -27,6 +27,7 @@ BRAIN_KEYS = {
     "output_folder",
     "samples",
     "seed",
+    "thin_depths",
     "train_logger",
     "wav_augment",
 }
@@ -119,15 +120,18 @@ class _AllDepths(torch.nn.Module):
 
 
 class KeywordBrain(sb.Brain):
-    """Cross-entropy and distillation, at every depth in one step.
+    """Cross-entropy and distillation, at several depths in one step.
 
     loss = Σ_depth w_depth · (CE + Σ distillation), w = ``depth_weights``, over
-    the losses of ``distillation`` whose weight is not 0.
+    the losses of ``distillation`` whose weight is not 0. A step takes the
+    deepest depth and all others or, with ``thin_depths``, so many drawn from
+    them, whose weights then make up for the rest: the sandwich rule of Yu and
+    Huang, "Universally Slimmable Networks", ICCV 2019, less its thinnest path.
 
     A batch has ``id``, ``target`` and either ``feats`` (cached features) or
-    ``sig`` (waveforms, augmented and transformed here). ``modules`` holds
-    ``model``; a teacher is passed apart, so that it is neither trained nor
-    switched to train mode.
+    ``sig`` (waveforms, augmented and transformed here). It may have the
+    teacher's ``logits``. ``modules`` holds ``model``; a teacher is passed
+    apart, so that it is neither trained nor switched to train mode.
 
     Arguments
     ---------
@@ -156,6 +160,8 @@ class KeywordBrain(sb.Brain):
                 f"{len(self.depths)} depths {list(self.depths)}"
             )
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
+        thin = len(self.depths) - 1
+        self.thin_depths = getattr(self.hparams, "thin_depths", thin)
         self.recent_feats = deque(maxlen=self.hparams.norm_batches)
         self.losses = [
             loss for loss in self.hparams.distillation if loss.weight
@@ -167,7 +173,11 @@ class KeywordBrain(sb.Brain):
         """Features, and the model's logits and features at every depth."""
         batch = batch.to(self.device)
         feats = self.features(batch, stage)
-        return feats, self.modules.model(feats, depth=self.depths)
+        depths = self.depths
+        if stage == sb.Stage.TRAIN:
+            drawn = torch.randperm(len(depths) - 1)[: self.thin_depths]
+            depths = [depths[i] for i in [0, *sorted((1 + drawn).tolist())]]
+        return feats, self.modules.model(feats, depth=depths)
 
     def features(self, batch, stage):
         """[batch, frames, n_mels], augmented in training."""
@@ -193,7 +203,9 @@ class KeywordBrain(sb.Brain):
         train = stage == sb.Stage.TRAIN
         smoothing = self.hparams.label_smoothing if train else 0.0
         losses = self.losses if train else []
-        targets = self.teacher_targets(feats, losses)
+        targets = self.teacher_targets(feats, batch, losses)
+        # Of all thin depths to those of this step.
+        share = (len(self.depths) - 1) / max(len(outputs) - 1, 1)
         total = 0.0
         for depth, (logits, features) in outputs.items():
             loss = F.cross_entropy(
@@ -205,7 +217,10 @@ class KeywordBrain(sb.Brain):
                 if distil.source == "deeper":
                     taught = logits.detach(), [f.detach() for f in features]
                     targets[distil] = distil.targets(*taught)
-            total = total + self.depth_weights[depth] * loss
+            weight = self.depth_weights[depth]
+            if depth != self.depths[0]:
+                weight *= share
+            total = total + weight * loss
             if not train:
                 self.predictions[depth] += logits.argmax(-1).tolist()
         if train:
@@ -215,13 +230,16 @@ class KeywordBrain(sb.Brain):
         return total
 
     @torch.no_grad()
-    def teacher_targets(self, feats, losses):
+    def teacher_targets(self, feats, batch, losses):
         """What each loss that learns from the teacher needs of it, run once."""
         losses = [loss for loss in losses if loss.source == "teacher"]
         if not losses:
             return {}
-        depth = self.teacher.depths[0]
-        logits, features = self.teacher(feats, depth=[depth])[depth]
+        if hasattr(batch, "logits"):
+            logits, features = batch.logits.data, None
+        else:
+            depth = self.teacher.depths[0]
+            logits, features = self.teacher(feats, depth=[depth])[depth]
         return {loss: loss.targets(logits, features) for loss in losses}
 
     def init_optimizers(self):

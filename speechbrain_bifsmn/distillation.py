@@ -24,6 +24,8 @@ class Distillation(nn.Module):
     # Who teaches: "teacher", the frozen network at its full depth, once a
     # step, or "deeper", the student itself at the next deeper depth.
     source = "teacher"
+    # Whether it compares layers; False if logits are enough.
+    needs_features = True
 
     def __init__(self, weight):
         super().__init__()
@@ -85,6 +87,8 @@ class LogitDistillation(Distillation):
     >>> loss(torch.zeros(2, 5), [], targets).item()
     0.0
     """
+
+    needs_features = False
 
     def __init__(self, weight=1.0, temperature=2.0):
         super().__init__(weight)

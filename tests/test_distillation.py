@@ -175,6 +175,7 @@ def test_thin_paths_learn_from_the_next_deeper_one(monkeypatch):
     brain = KeywordBrain.__new__(KeywordBrain)
     brain.losses = [loss]
     brain.hparams = SimpleNamespace(label_smoothing=0.0)
+    brain.depths = [4, 2, 1]
     brain.depth_weights = {4: 1.0, 2: 0.5, 1: 0.25}
     monkeypatch.setattr(KeywordBrain, "auxiliary_loss", lambda self: 0.0)
     torch.manual_seed(0)
@@ -218,3 +219,23 @@ def test_binarizers_learn_slower_and_are_not_decayed():
     for name, parameter in model.named_parameters():
         slow = "_quantizer." in name
         assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, 0.25))
+
+
+def test_drawn_depths_have_the_loss_of_all_on_average(monkeypatch):
+    brain = KeywordBrain.__new__(KeywordBrain)
+    brain.losses = []
+    brain.hparams = SimpleNamespace(label_smoothing=0.0)
+    brain.depths = [8, 4, 2, 1]
+    brain.depth_weights = {8: 1.0, 4: 0.5, 2: 0.25, 1: 0.125}
+    monkeypatch.setattr(KeywordBrain, "auxiliary_loss", lambda self: 0.0)
+    batch = SimpleNamespace(
+        target=SimpleNamespace(data=torch.tensor([[1], [0]]))
+    )
+    outputs = {n: (torch.randn(2, 5), []) for n in brain.depths}
+
+    def loss(depths):
+        drawn = {n: outputs[n] for n in depths}
+        return brain.compute_objectives((None, drawn), batch, sb.Stage.TRAIN)
+
+    mean = (loss([8, 4]) + loss([8, 2]) + loss([8, 1])) / 3
+    assert torch.allclose(mean, loss(brain.depths))

@@ -8,7 +8,7 @@ import torch
 from torch.nn.init import normal_, uniform_
 
 from speechbrain_bifsmn.layers import NormPReLU
-from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
+from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, fused, make
 
 PROGRESS = (0.0, 0.4, 0.95)
 
@@ -204,6 +204,33 @@ def test_two_planes_by_hand():
     quantizer.train()(x)
     mean = (x - b1 - 0.5).abs().mean()
     assert math.isclose(quantizer.scale, 0.9 * 0.5 + 0.1 * mean)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 7, 5), (2, 3, 4, 5), (0, 4)])
+@pytest.mark.parametrize("training", [True, False])
+def test_two_planes_in_one_pass(shape, training, monkeypatch):
+    """The loops and plain PyTorch: values, every gradient, σ."""
+
+    def run(x, grad):
+        torch.manual_seed(2)
+        quantizer = make(ACTIVATIONS, "bifsmnv2").double().train(training)
+        uniform_(quantizer.shift.data, -0.5, 0.5)
+        uniform_(quantizer.first.alpha.data, 0.005, 2.0)
+        quantizer.second.alpha.data.fill_(0.001)  # less than the smallest
+        x = x.clone().requires_grad_()
+        y = quantizer(x.transpose(0, -1))
+        y.backward(grad)
+        gradients = [p.grad for p in (x, *quantizer.parameters())]
+        return [y, quantizer.scale, *gradients]
+
+    torch.manual_seed(1)
+    x = 2 * torch.randn(shape, dtype=torch.float64)
+    grad = torch.randn_like(x.transpose(0, -1))
+    found = run(x, grad)
+    monkeypatch.setattr(fused, "can_fuse", lambda x: False)
+    if x.numel():
+        for ours, theirs in zip(found, run(x, grad), strict=True):
+            assert torch.allclose(ours, theirs)
 
 
 @pytest.mark.parametrize("shift", [[2.0, 0.0, 0.0], [-2.0, 0.5, 0.1]])

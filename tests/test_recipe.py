@@ -312,6 +312,28 @@ def test_two_teachers_teach_their_mean(results, archive, tmp_path):
     assert (tmp_path / "words/bifsmn/1/results.json").exists()
 
 
+def test_kept_logits_teach_what_the_teachers_say(results, archive, tmp_path):
+    """The same loss as with the teachers run in every step, in all epochs."""
+    losses = []
+    for name, cached in ("kept", True), ("run", False):
+        train(
+            "bifsmn_best.yaml",
+            archive,
+            tmp_path,
+            *STUDENT,
+            "--teacher_expansion=32",
+            "--epoch_clips=60",
+            "--number_of_epochs=2",
+            f"--teacher_folder={json.dumps([str(results / 'dfsmn/1')])}",
+            f"--cache_teacher={cached}",
+            f"--output_folder={tmp_path / name}",
+        )
+        history = json.loads((tmp_path / name / "history.json").read_text())
+        losses.append([row["train_loss"] for row in history])
+    assert np.allclose(*losses, rtol=1e-4)
+    assert list(tmp_path.rglob("logits-*.npy"))
+
+
 def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
     train(
         "bifsmn.yaml",
@@ -358,6 +380,7 @@ def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
         REPO / "hparams/bifsmn.yaml",
         "data_folder: x\nclasses: 4\nn_mels: 20\n",
         module.KEYS,
+        module.OPTIONAL,
     )
     teacher = hparams["teacher"].eval().requires_grad_(False)
     brain = KeywordBrain(
@@ -607,6 +630,14 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
     ]:
         with pytest.raises(ValueError, match=words):
             train("dfsmn.yaml", archive, tmp_path, option)
+    for option, words in [
+        ("--logit_weight=0", "cache_teacher needs a loss"),
+        ("--hed_weight=0.1", "keeps logits, not layers"),
+        ("--cache_features=False", "cache_features=True"),
+        ("--thin_depths=2", "thin_depths must be from 1 to 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            train("bifsmn_best.yaml", archive, tmp_path, *STUDENT, option)
     assert not any(tmp_path.rglob("*.csv"))
 
 

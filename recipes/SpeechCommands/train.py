@@ -33,6 +33,7 @@ from speechbrain_bifsmn.brain import (
 )
 from speechbrain_bifsmn.data.features import (
     CachedFeatures,
+    CachedLogits,
     read_clip,
     read_noise,
 )
@@ -76,6 +77,7 @@ KEYS = {
     *BRAIN_KEYS,
     *PREPARE_KEYS,
     "cache_features",
+    "cache_teacher",
     "checkpointer",
     "classes",
     "epoch_clips",
@@ -97,7 +99,13 @@ KEYS = {
 }
 
 
-OPTIONAL = {"start_from_teacher", "teacher", "teacher_folder"}
+OPTIONAL = {
+    "cache_teacher",
+    "start_from_teacher",
+    "teacher",
+    "teacher_folder",
+    "thin_depths",
+}
 # A run may be resumed with others of these.
 FREE = {
     "data_folder",
@@ -125,8 +133,10 @@ POSITIVE = (
 )
 
 
-def dataio_prepare(hparams, noise):
+def dataio_prepare(hparams, noise, teacher=None):
     """The three datasets, with items id, target and feats or sig.
+
+    With ``cache_teacher`` the training set has the teacher's logits too.
 
     Returns
     -------
@@ -152,10 +162,18 @@ def dataio_prepare(hparams, noise):
     for split in ("train", "valid", "test"):
         manifest = folder / f"{split}.csv"
         data = DynamicItemDataset.from_csv(manifest)
-        audio = audio_pipeline(hparams, manifest, split, noise)
-        data.add_dynamic_item(audio)
-        data.add_dynamic_item(target_pipeline)
-        data.set_output_keys(["id", *audio.provides, "target"])
+        if hparams["cache_features"]:
+            cache = cached_features(hparams, manifest, split, noise)
+            items = [cached_pipeline(cache, "feats", hparams)]
+            if split == "train" and hparams.get("cache_teacher"):
+                cache = CachedLogits(cache, teacher)
+                items.append(cached_pipeline(cache, "logits", hparams))
+        else:
+            items = [sig_pipeline(hparams)]
+        items.append(target_pipeline)
+        for item in items:
+            data.add_dynamic_item(item)
+        data.set_output_keys(["id", *(x.provides[0] for x in items)])
         datasets[split] = data
     return datasets, labels
 
@@ -193,38 +211,43 @@ def train_loader(hparams):
     return options
 
 
-def audio_pipeline(hparams, manifest, split, noise):
-    """Cached features, or waveforms for features on the fly."""
-    if not hparams["cache_features"]:
-
-        @sb.utils.data_pipeline.takes("wav", "start", "stop")
-        @sb.utils.data_pipeline.provides("sig")
-        def sig_pipeline(wav, start, stop):
-            row = {"wav": wav, "start": start, "stop": stop}
-            return read_clip(row, hparams["samples"], hparams["sample_rate"])
-
-        return sig_pipeline
-
-    train = split == "train"
-    cache = CachedFeatures(
+def cached_features(hparams, manifest, split, noise):
+    """Features of a split, from a file or computed now."""
+    return CachedFeatures(
         manifest,
         hparams["features_folder"],
         hparams["log_mel"],
         hparams["samples"],
         hparams["feature_step"],
         hparams["feature_copies"],
-        hparams["wav_augment"] if train else None,
+        hparams["wav_augment"] if split == "train" else None,
         noise,
         hparams["seed"],
     )
+
+
+def cached_pipeline(cache, name, hparams):
+    """An item that a cache holds, of the copy that this epoch takes."""
     counter = hparams["epoch_counter"]
 
     @sb.utils.data_pipeline.takes("id")
-    @sb.utils.data_pipeline.provides("feats")
-    def feats_pipeline(clip_id):
+    @sb.utils.data_pipeline.provides(name)
+    def pipeline(clip_id):
         return cache.get(clip_id, counter.current)
 
-    return feats_pipeline
+    return pipeline
+
+
+def sig_pipeline(hparams):
+    """Waveforms, for features on the fly."""
+
+    @sb.utils.data_pipeline.takes("wav", "start", "stop")
+    @sb.utils.data_pipeline.provides("sig")
+    def pipeline(wav, start, stop):
+        row = {"wav": wav, "start": start, "stop": stop}
+        return read_clip(row, hparams["samples"], hparams["sample_rate"])
+
+    return pipeline
 
 
 def main(arguments):
@@ -256,8 +279,6 @@ def main(arguments):
     noise = None
     if hparams["wav_augment"] is not None:
         noise = read_noise(prepared / "train.csv", hparams["sample_rate"])
-    datasets, labels = dataio_prepare(hparams, noise)
-
     teacher = None
     distilled = needs_teacher(hparams["distillation"])
     if distilled or hparams.get("start_from_teacher"):
@@ -265,6 +286,7 @@ def main(arguments):
         teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if hparams.get("start_from_teacher"):
         hparams["model"].copy_weights(teachers[0])
+    datasets, labels = dataio_prepare(hparams, noise, teacher)
 
     brain = KeywordBrain(
         teacher=teacher,
@@ -301,6 +323,26 @@ def check(hparams):
     for key in POSITIVE:
         if hparams[key] <= 0:
             raise ValueError(f"--{key} must be positive, not {hparams[key]}")
+    if hparams.get("cache_teacher"):
+        teaching = [x for x in hparams["distillation"] if x.weight]
+        if not needs_teacher(teaching):
+            raise ValueError("--cache_teacher needs a loss with a teacher")
+        if not hparams["cache_features"] or hparams["feature_augment"]:
+            raise ValueError(
+                "--cache_teacher needs features that stay the same: "
+                "--cache_features=True and --feature_augment=[]"
+            )
+        if any(loss.needs_features for loss in teaching):
+            raise ValueError(
+                "--cache_teacher keeps logits, not layers: weight "
+                "hed, fid and attention 0, or pass --cache_teacher=False"
+            )
+    thin = len(hparams["model"].depths) - 1
+    if not 1 <= hparams.get("thin_depths", 1) <= max(thin, 1):
+        raise ValueError(
+            f"--thin_depths must be from 1 to {thin}, the number of depths "
+            f"but for the deepest, not {hparams['thin_depths']}"
+        )
     frames = -(-hparams["samples"] // hparams["hop_length"])
     if hparams["frames"] != frames:
         raise ValueError(

@@ -119,10 +119,15 @@ class CachedFeatures:
         self.augment = augment
         self.noise = noise
         self.seed = seed
-        path = Path(folder) / f"{Path(manifest).stem}-{self._name()}.npy"
-        if not path.exists():
-            self._compute(path)
-        self.features = np.load(path, mmap_mode="r")
+        self.path = Path(folder) / f"{Path(manifest).stem}-{self._name()}.npy"
+        if not self.path.exists():
+            self._compute(self.path)
+        self.features = np.load(self.path, mmap_mode="r")
+
+    def place(self, clip_id, epoch):
+        """Where a clip is in ``features``: its copy in this epoch, its row."""
+        i = self.index[clip_id]
+        return (epoch + i) % self.copies, i
 
     def get(self, clip_id, epoch=0):
         """One clip's features.
@@ -139,8 +144,7 @@ class CachedFeatures:
         -------
         torch.Tensor, [frames, n_mels]
         """
-        i = self.index[clip_id]
-        steps = self.features[(epoch + i) % self.copies, i]
+        steps = self.features[self.place(clip_id, epoch)]
         return torch.from_numpy(steps.astype(np.float32)) * self.step
 
     def _name(self):
@@ -196,3 +200,45 @@ class CachedFeatures:
                 steps = torch.round(log_mel(heard) / self.step)
                 steps = steps.clamp(-128, 127).to(torch.int8).numpy()
                 out[copy, start : start + len(rows)] = steps
+
+
+class CachedLogits:
+    """What a frozen network says to cached features, likewise in a file.
+
+    Arguments
+    ---------
+    features : CachedFeatures
+    network : nn.Module
+        In eval mode; its deepest depth is asked.
+    """
+
+    batch = 256
+
+    def __init__(self, features, network):
+        self.features = features
+        digest = hashlib.sha256(features.path.name.encode())
+        for name, value in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.numpy().tobytes())
+        path = features.path.with_name(f"logits-{digest.hexdigest()[:12]}.npy")
+        if not path.exists():
+            with whole_file(path) as part, open(part, "wb") as out:
+                np.save(out, self._compute(network, path.stem))
+        self.logits = np.load(path)
+
+    def get(self, clip_id, epoch=0):
+        """Logits of what ``CachedFeatures.get`` gives, [classes]."""
+        return torch.from_numpy(self.logits[self.features.place(clip_id, epoch)])
+
+    @torch.no_grad()
+    def _compute(self, network, name):
+        steps = self.features.features
+        rows = steps.reshape(-1, *steps.shape[2:])
+        starts = range(0, len(rows), self.batch)
+        logits = []
+        for start in tqdm(starts, desc=f"teacher's {name}", leave=False):
+            batch = rows[start : start + self.batch].astype(np.float32)
+            batch = torch.from_numpy(batch) * self.features.step
+            depth = network.depths[0]
+            logits.append(network(batch, depth=[depth])[depth][0])
+        return torch.cat(logits).view(*steps.shape[:2], -1).numpy()

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from speechbrain_bifsmn.quantizers import fused
 from speechbrain_bifsmn.quantizers.base import (
     ActivationQuantizer,
     Planes,
@@ -249,6 +250,12 @@ class DualScaleActivation(ActivationQuantizer):
         if not torch.is_grad_enabled():
             # By the thresholds, which the differences of floats may not tell.
             return self.fold().values(x)
+        if fused.can_fuse(x):
+            if self.training:
+                rest = fused.mean_rest(x, self.shift)
+                self.scale.lerp_(self.scale.new_tensor(rest), self.momentum)
+            alpha = torch.stack([self.first.slope(), self.second.slope()])
+            return fused.DualScale.apply(x, self.shift, alpha, self.gain())
         b1 = self.first(x - self.shift[0])
         rest = x - b1 - self.shift[1]
         if self.training:

@@ -283,9 +283,13 @@ class LPBSign(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.tensor(1.0))
 
+    def slope(self):
+        """α, kept positive, a scalar."""
+        return self.alpha.clamp(min=self.smallest)
+
     def forward(self, x):
         """See the class."""
-        return surrogate_sign(self.alpha.clamp(min=self.smallest) * x)
+        return surrogate_sign(self.slope() * x)
 
 
 class AsReleasedWeight(WeightQuantizer):
