@@ -152,7 +152,7 @@ def counted(arm, kernels):
         "conv2": of("b1_gemm_bits", "1") - one["pointwise1"],
         "fc": of("b1_gemm_real", "1") - one["pointwise2"],
         **one,
-        "head": of("f32_gemv", "1"),
+        "head": of("head", "1"),
         "8 layers": sum(runs["8"].values()),
         "1 layer": sum(runs["1"].values()),
     }

@@ -67,7 +67,7 @@ def test_floor_and_its_picture(monkeypatch):
     }
     once = {
         "i8_conv_bits__neon": stages["conv1"],
-        "f32_gemv__neon": stages["head"],
+        "head__neon": stages["head"],
     }
     runs = {}
     for depth in (8, 4, 2, 1):

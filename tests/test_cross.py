@@ -135,4 +135,4 @@ def test_no_fused_operations(tmp_path):
         ):
             fused.add(function)
     kernels = {name for name in fused if "__neon" in name or "bifsmn" in name}
-    assert kernels <= {"f32_gemv__neon_4x16"}
+    assert kernels <= {"head__neon_4x16"}

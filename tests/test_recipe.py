@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +259,32 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     expected = state(whole / "words/bifsmn/1")
     for name, value in state(broken / "words/bifsmn/1").items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_runs_at_once_prepare_one_after_the_other(
+    archive, tmp_path, monkeypatch
+):
+    module = load_train()
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/dfsmn.yaml",
+        f"data_folder: {archive}\nprotocol: words\nwords: [low, high]\n",
+        module.KEYS,
+        module.OPTIONAL,
+    )
+    original, inside = module.prepare_speech_commands, []
+
+    def watch(**options):
+        inside.append(1)
+        time.sleep(0.1)
+        assert len(inside) == 1
+        original(**options)
+        inside.pop()
+
+    monkeypatch.setattr(module, "prepare_speech_commands", watch)
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(module.prepare, 2 * [tmp_path / "new"], 2 * [hparams])
+        assert list(both) == [None, None]
+    assert (tmp_path / "new/prepare.json").exists()
 
 
 def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):

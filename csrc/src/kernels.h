@@ -32,16 +32,23 @@ struct bifsmn_kernels {
                     uint8_t *packed);
     void (*b1_pack)(size_t N, size_t K, const uint8_t *w, uint8_t *packed);
 
+    /* So too the weights of the head, float [N][K], whole numbers from -128 to
+     * 127, where they lie. */
+    void (*head_pack)(size_t N, size_t K, float *w);
+
     /* out bit = (sum of w * x >= threshold) xor direction, where the sum goes
      * over rows and columns, and x is at x + m * step + row * pitch + column.
+     * Three cuts, thresholds of each output, make two planes of bits: the
+     * second gives the first, the exclusive or of all three the other.
      * x unsigned, read up to x_slack(step) bytes after the last; w signed,
-     * threshold [N], direction bits [N], out [M][words(N)]. Sums fit 32 bits,
-     * and so do sums of w * (x - 128) less a threshold that is less its 128 w,
-     * in any order. */
+     * threshold [cuts][N], direction bits [N], out [M][words(N)], the second
+     * plane `plane` words after it. Sums fit 32 bits, and so do sums of
+     * w * (x - 128) less a threshold that is less its 128 w, in any order. */
     void (*i8_conv_bits)(size_t M, size_t N, size_t rows, size_t columns,
                          const uint8_t *x, size_t step, size_t pitch,
-                         const uint8_t *w, const int32_t *threshold,
-                         const uint8_t *direction, uint64_t *out);
+                         const uint8_t *w, size_t cuts,
+                         const int32_t *threshold, const uint8_t *direction,
+                         size_t plane, uint64_t *out);
 
     /* d = differing bits of w and x; out bit = (d < threshold) xor direction
      * x [M][words(K)], threshold [N], direction bits [N], out [M][words(N)] */
@@ -67,9 +74,9 @@ struct bifsmn_kernels {
                            const uint8_t *w, const float *affine, float slope,
                            float *stream, uint64_t *sign);
 
-    /* out [N] = w [N][K] times x [K], in any order of additions. */
-    void (*f32_gemv)(size_t N, size_t K, const float *x, const float *w,
-                     float *out);
+    /* out [N] = w [N][K] times x [K], in any order of additions; fused or not. */
+    void (*head)(size_t N, size_t K, const float *x, const float *w,
+                 float *out);
 
     /* What the above do in one go, in two steps: where there are two planes of
      * bits, a slope for each channel, or sums are all that is wanted. First

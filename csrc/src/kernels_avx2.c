@@ -99,54 +99,73 @@ TILE_AVX2 unsigned greater(__m256i a, __m256i b)
         _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)));
 }
 
+/* Thresholds of 16 outputs, and where their bits go. */
+struct i8_outputs_avx2 {
+    __m256i threshold[3][2];
+    size_t cuts, row, plane;
+    unsigned direction, first; /* outputs */
+};
+
+/* Lanes that reach a threshold, as bits. */
+TILE_AVX2 unsigned reached__avx2(const __m256i sum[2],
+                                 const __m256i threshold[2])
+{
+    return ~(greater(threshold[0], sum[0]) | greater(threshold[1], sum[1]) << 8);
+}
+
 /* Bits of 16 outputs at `positions`. */
 TILE_AVX2 void i8_tile__avx2(const size_t positions, struct window_avx2 in,
                              const uint8_t *x, const __m256i *w,
-                             const __m256i threshold[2], unsigned outputs,
-                             unsigned direction, size_t n, size_t row,
-                             uint64_t *out)
+                             const struct i8_outputs_avx2 *o, uint8_t *out)
 {
     __m256i sum[ROWS_AVX2][2];
     size_t m;
 
     i8_sums(positions, in, x, w, sum);
-    for (m = 0; m < positions; m++) {
-        const unsigned below = greater(threshold[0], sum[m][0]) |
-                               greater(threshold[1], sum[m][1]) << 8;
-        const uint16_t bits = (uint16_t)((~below & outputs) ^ direction);
+    for (m = 0; m < positions; m++, out += 8 * o->row) {
+        unsigned bits = reached__avx2(sum[m], o->threshold[o->cuts / 2]) ^
+                        o->direction;
 
-        memcpy((uint8_t *)(out + m * row) + n / 8, &bits, 2);
+        bits &= o->first;
+        memcpy(out, &bits, 2);
+        if (o->cuts == 3) {
+            bits ^= (reached__avx2(sum[m], o->threshold[0]) ^
+                     reached__avx2(sum[m], o->threshold[2])) &
+                    o->first;
+            memcpy(out + 8 * o->plane, &bits, 2);
+        }
     }
 }
 
 AVX2 static void i8_conv_bits__avx2_16x4(size_t M, size_t N, size_t rows,
                                          size_t columns, const uint8_t *x,
                                          size_t step, size_t pitch,
-                                         const uint8_t *w,
+                                         const uint8_t *w, size_t cuts,
                                          const int32_t *threshold,
                                          const uint8_t *direction,
-                                         uint64_t *out)
+                                         size_t plane, uint64_t *out)
 {
     const struct window_avx2 in = {rows, columns, step, pitch};
     const __m256i *tile = (const __m256i *)w;
     const size_t row = words(N);
-    size_t n, m;
+    size_t n, m, i;
 
     for (m = 0; m < M; m++)
-        out[(m + 1) * row - 1] = 0;
+        out[(m + 1) * row - 1] = out[(m + 1) * row - 1 + cuts / 2 * plane] = 0;
     for (n = 0; n < N; n += CHANNELS, tile += rows * ((columns + 1) / 2) * 2) {
         const size_t count = min_size(N - n, CHANNELS);
-        const unsigned outputs = (1u << count) - 1;
-        const unsigned d = load_u16(direction + n / 8);
-        __m256i t[2] = {{0}};
+        struct i8_outputs_avx2 o = {
+            {{{0}}}, cuts, row, plane, load_u16(direction + n / 8),
+            (1u << count) - 1};
+        uint8_t *to = (uint8_t *)out + n / 8;
 
-        memcpy(t, threshold + n, 4 * count);
+        for (i = 0; i < cuts; i++)
+            memcpy(o.threshold[i], threshold + i * N + n, 4 * count);
         for (m = 0; m + ROWS_AVX2 <= M; m += ROWS_AVX2)
-            i8_tile__avx2(ROWS_AVX2, in, x + m * step, tile, t, outputs, d, n,
-                          row, out + m * row);
+            i8_tile__avx2(ROWS_AVX2, in, x + m * step, tile, &o,
+                          to + 8 * m * row);
         for (; m < M; m++)
-            i8_tile__avx2(1, in, x + m * step, tile, t, outputs, d, n, row,
-                          out + m * row);
+            i8_tile__avx2(1, in, x + m * step, tile, &o, to + 8 * m * row);
     }
 }
 
@@ -492,7 +511,7 @@ TILE_AVX2 float add_lanes(__m256 v)
 }
 
 /* Four rows share each load of x; of the last few, some are the same. */
-AVX2 static void f32_gemv__avx2_4x8(size_t N, size_t K, const float *x,
+AVX2 static void head__avx2_4x8(size_t N, size_t K, const float *x,
                                     const float *w, float *out)
 {
     size_t n, k, i;
@@ -692,11 +711,12 @@ const struct bifsmn_kernels bifsmn_kernels_avx2 = {
     1,
     i8_pack__avx2,
     b1_pack__avx2,
+    NULL,
     i8_conv_bits__avx2_16x4,
     b1_gemm_bits__avx2_64x4,
     b1_gemm_real__avx2_64x4,
     b1_memory_real__avx2_64x1,
-    f32_gemv__avx2_4x8,
+    head__avx2_4x8,
     b1_gemm_counts__avx2_64x4,
     b1_memory_counts__avx2_64x1,
     counts_to_bits__avx2_8x1,

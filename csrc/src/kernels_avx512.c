@@ -82,12 +82,24 @@ struct window_avx512 {
     size_t to_next, to_row;    /* bytes from a position or row to the next */
 };
 
+/* Thresholds of 16 outputs, and where their bits go. */
+struct i8_outputs_avx512 {
+    __m512i threshold[3];
+    size_t row, plane, n;
+    __mmask16 direction, in;
+};
+
+TILE_AVX512 __mmask16 reached__avx512(__mmask16 in, __m512i sum, __m512i at)
+{
+    return _mm512_mask_cmp_epi32_mask(in, sum, at, _MM_CMPINT_NLT);
+}
+
 /* Bits of 16 outputs at `positions`. */
-TILE_AVX512 void i8_tile__avx512(const size_t positions,
+TILE_AVX512 void i8_tile__avx512(const size_t positions, const size_t cuts,
                                  struct window_avx512 in, const uint8_t *x,
-                                 const __m512i *w, __m512i threshold,
-                                 __mmask16 outputs, __mmask16 direction,
-                                 size_t n, size_t row, uint64_t *out)
+                                 const __m512i *w,
+                                 struct i8_outputs_avx512 o,
+                                 uint64_t *out)
 {
     __m512i sum[ROWS_AVX512];
     size_t r, k, m;
@@ -105,37 +117,48 @@ TILE_AVX512 void i8_tile__avx512(const size_t positions,
                     weight);
         }
     for (m = 0; m < positions; m++)
-        store_bits(out + m * row, n,
-                   direction ^ _mm512_mask_cmp_epi32_mask(
-                                   outputs, sum[m], threshold,
-                                   _MM_CMPINT_NLT));
+        store_bits(out + m * o.row, o.n,
+                   o.direction ^ reached__avx512(o.in, sum[m],
+                                                 o.threshold[cuts / 2]));
+    for (m = 0; cuts == 3 && m < positions; m++)
+        store_bits(out + o.plane + m * o.row, o.n,
+                   o.direction ^
+                       reached__avx512(o.in, sum[m], o.threshold[0]) ^
+                       reached__avx512(o.in, sum[m], o.threshold[1]) ^
+                       reached__avx512(o.in, sum[m], o.threshold[2]));
 }
 
 AVX512 static void i8_conv_bits__avx512_16x8(size_t M, size_t N, size_t rows,
                                              size_t columns, const uint8_t *x,
                                              size_t step, size_t pitch,
-                                             const uint8_t *w,
+                                             const uint8_t *w, size_t cuts,
                                              const int32_t *threshold,
                                              const uint8_t *direction,
-                                             uint64_t *out)
+                                             size_t plane, uint64_t *out)
 {
     const struct window_avx512 in = {rows, (columns + 3) / 4, step, pitch};
     const __m512i *tile = (const __m512i *)w;
     const size_t row = words(N);
-    size_t n, m;
+    struct i8_outputs_avx512 o = {{{0}}, row, plane, 0, 0, 0};
+    size_t m, i;
 
     clear_ends(M, N, out);
-    for (n = 0; n < N; n += LANES, tile += rows * in.steps) {
-        const __mmask16 outputs = lanes(n, N);
-        const __mmask16 d = load_u16(direction + n / 8);
-        const __m512i t = _mm512_maskz_loadu_epi32(outputs, threshold + n);
-
-        for (m = 0; m + ROWS_AVX512 <= M; m += ROWS_AVX512)
-            i8_tile__avx512(ROWS_AVX512, in, x + m * step, tile, t, outputs, d,
-                            n, row, out + m * row);
-        for (; m < M; m++)
-            i8_tile__avx512(1, in, x + m * step, tile, t, outputs, d, n, row,
+    if (cuts == 3)
+        clear_ends(M, N, out + plane);
+    for (; o.n < N; o.n += LANES, tile += rows * in.steps) {
+        o.in = lanes(o.n, N);
+        o.direction = load_u16(direction + o.n / 8);
+        for (i = 0; i < cuts; i++)
+            o.threshold[i] =
+                _mm512_maskz_loadu_epi32(o.in, threshold + i * N + o.n);
+        for (m = 0; cuts == 1 && m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            i8_tile__avx512(ROWS_AVX512, 1, in, x + m * step, tile, o,
                             out + m * row);
+        for (; cuts == 3 && m + ROWS_AVX512 <= M; m += ROWS_AVX512)
+            i8_tile__avx512(ROWS_AVX512, 3, in, x + m * step, tile, o,
+                            out + m * row);
+        for (; m < M; m++)
+            i8_tile__avx512(1, cuts, in, x + m * step, tile, o, out + m * row);
     }
 }
 
@@ -349,31 +372,66 @@ AVX512 static void b1_memory_real__avx512_64x1(size_t M, size_t N, size_t taps,
     }
 }
 
-/* Four rows share each load of x; of the last few, some are the same. */
-AVX512 static void f32_gemv__avx512_4x16(size_t N, size_t K, const float *x,
-                                         const float *w, float *out)
+/* Of a float that is a small whole number the low half is zero, so that the
+ * high halves of two fit one word, 16 columns apart: as floats the weights of
+ * the head are more than the first cache holds. What is left after the last 32
+ * columns is not packed. */
+static void head_pack__avx512(size_t N, size_t K, float *w)
 {
+    size_t n, k, i;
+
+    for (n = 0; n < N; n++, w += K)
+        for (k = 0; k + 32 <= K; k += 32)
+            for (i = k; i < k + LANES; i++) {
+                uint32_t low, high;
+
+                memcpy(&low, w + i, 4);
+                memcpy(&high, w + i + LANES, 4);
+                high |= low >> 16;
+                memcpy(w + k / 2 + i % LANES, &high, 4);
+            }
+}
+
+/* Four rows share each load of x; of the last few, some are the same. */
+AVX512 static void head__avx512_4x32(size_t N, size_t K, const float *x,
+                                     const float *w, float *out)
+{
+    const __m512i high = _mm512_set1_epi32(-65536);
     size_t n, k, i;
 
     for (n = 0; n < N; n += 4) {
         const float *row[4];
-        __m512 sum[4];
+        __m512 even[4], odd[4];
 
         for (i = 0; i < 4; i++) {
             row[i] = w + min_size(n + i, N - 1) * K;
-            sum[i] = _mm512_setzero_ps();
+            even[i] = odd[i] = _mm512_setzero_ps();
         }
-        for (k = 0; k < K; k += LANES) {
+        for (k = 0; k + 32 <= K; k += 32) {
+            const __m512 first = _mm512_loadu_ps(x + k);
+            const __m512 second = _mm512_loadu_ps(x + k + LANES);
+
+            for (i = 0; i < 4; i++) {
+                const __m512i pair = _mm512_loadu_si512(row[i] + k / 2);
+
+                even[i] = _mm512_fmadd_ps(
+                    _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), first,
+                    even[i]);
+                odd[i] = _mm512_fmadd_ps(
+                    _mm512_castsi512_ps(_mm512_and_si512(pair, high)), second,
+                    odd[i]);
+            }
+        }
+        for (; k < K; k += LANES) {
             const __mmask16 in = lanes(k, K);
             const __m512 inputs = _mm512_maskz_loadu_ps(in, x + k);
 
             for (i = 0; i < 4; i++)
-                sum[i] = _mm512_add_ps(
-                    sum[i], _mm512_mul_ps(_mm512_maskz_loadu_ps(in, row[i] + k),
-                                          inputs));
+                even[i] = _mm512_fmadd_ps(
+                    _mm512_maskz_loadu_ps(in, row[i] + k), inputs, even[i]);
         }
         for (i = 0; i < min_size(4, N - n); i++)
-            out[n + i] = _mm512_reduce_add_ps(sum[i]);
+            out[n + i] = _mm512_reduce_add_ps(_mm512_add_ps(even[i], odd[i]));
     }
 }
 
@@ -552,11 +610,12 @@ const struct bifsmn_kernels bifsmn_kernels_avx512 = {
     1,
     i8_pack__avx512,
     b1_pack__avx512,
+    head_pack__avx512,
     i8_conv_bits__avx512_16x8,
     b1_gemm_bits__avx512_16x8,
     b1_gemm_real__avx512_16x8,
     b1_memory_real__avx512_64x1,
-    f32_gemv__avx512_4x16,
+    head__avx512_4x32,
     b1_gemm_counts__avx512_16x8,
     b1_memory_counts__avx512_64x1,
     counts_to_bits__avx512_16x1,

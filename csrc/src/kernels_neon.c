@@ -916,25 +916,55 @@ static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
         ((struct conv_weights *)packed)->at_once = FOUR_TAPS;
 }
 
-/* Two channels at a time from x in v0 to v13, which leaves the bits in v31. */
+/* Two channels at a time from x in v0 to v13, which leaves the bits in v31. If
+ * there are more cuts, v15 has those of the second plane: the exclusive or of
+ * the signs that a sum has with what each of them adds. */
 #define EVERY_CHANNEL                                                          \
+    ".macro other_cuts bits, before\n"                                         \
+    "ld1r {v24.4s}, [%[more]], #4\n"                                           \
+    "ld1r {v26.4s}, [%[more]], #4\n"                                           \
+    "add v25.4s, v24.4s, v29.4s\n"                                             \
+    "add v24.4s, v24.4s, v28.4s\n"                                             \
+    "add v27.4s, v26.4s, v29.4s\n"                                             \
+    "add v26.4s, v26.4s, v28.4s\n"                                             \
+    "eor v25.16b, v25.16b, v29.16b\n"                                          \
+    "eor v24.16b, v24.16b, v28.16b\n"                                          \
+    "eor v25.16b, v25.16b, v27.16b\n"                                          \
+    "eor v24.16b, v24.16b, v26.16b\n"                                          \
+    "uzp2 \\bits\\().8h, v24.8h, v25.8h\n"                                     \
+    "sri \\bits\\().8h, \\before\\().8h, #1\n"                                 \
+    ".endm\n"                                                                  \
     "ld1 {v0.16b, v1.16b, v2.16b, v3.16b}, [%[x]], #64\n"                      \
     "ld1 {v4.16b, v5.16b, v6.16b, v7.16b}, [%[x]], #64\n"                      \
     "ld1 {v8.16b, v9.16b, v10.16b, v11.16b}, [%[x]], #64\n"                    \
     "ldp q12, q13, [%[x]]\n"                                                   \
+    "cbnz %[more], 2f\n"                                                       \
     "1:\n"                                                                     \
     "channel v30, v31\n"                                                       \
     "channel v31, v30\n"                                                       \
     "cmp %[start], %[end]\n"                                                   \
     "b.ne 1b\n"                                                                \
+    "b 3f\n"                                                                   \
+    "2:\n"                                                                     \
+    "channel v30, v31\n"                                                       \
+    "other_cuts v14, v15\n"                                                    \
+    "channel v31, v30\n"                                                       \
+    "other_cuts v15, v14\n"                                                    \
+    "cmp %[start], %[end]\n"                                                   \
+    "b.ne 2b\n"                                                                \
+    "str q15, [%[bits], #16]\n"                                                \
+    "3:\n"                                                                     \
     "str q31, [%[bits]]\n"                                                     \
-    ".purgem channel\n"
+    ".purgem channel\n"                                                        \
+    ".purgem other_cuts\n"
 
 /* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
- * `start`, is below zero. A vector of x has two taps of each position side by
+ * `start`, is below zero; after them the second plane's, if there are `more`
+ * cuts, two numbers of each channel or NULL. A vector of x has two taps of each position side by
  * side: two products of each add up in 16 bits, two of those sums in 32. */
 static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
-                             const int32_t *start, uint16_t bits[TILE_NEON])
+                             const int32_t *start, const int32_t *more,
+                             uint16_t bits[2 * TILE_NEON])
 {
     const int32_t *end = start + CHANNELS_NEON;
 
@@ -968,7 +998,7 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
         ".endm\n"
         EVERY_CHANNEL
         ".purgem four_taps\n"
-        : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start)
+        : [x] "+&r"(x), [w] "+&r"(w), [start] "+&r"(start), [more] "+&r"(more)
         : [end] "r"(end), [eight] "r"((size_t)8), [bits] "r"(bits)
         : "memory", "cc", ALL_VECTORS);
 }
@@ -976,7 +1006,8 @@ static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
 /* The same by SDOT, which adds four products in 32 bits: taps of two vectors
  * of x, for four positions each. */
 static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
-                                 const int32_t *start, uint16_t bits[TILE_NEON])
+                                 const int32_t *start, const int32_t *more,
+                             uint16_t bits[2 * TILE_NEON])
 {
     const int32_t *end = start + CHANNELS_NEON;
     int16x8x2_t four[7], *at = four;
@@ -1004,7 +1035,7 @@ static inline void conv_tile_dot(const int8x16_t x[14], const int8_t *w,
         ".endm\n"
         EVERY_CHANNEL
         ".purgem dot\n"
-        : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start)
+        : [x] "+&r"(at), [w] "+&r"(w), [start] "+&r"(start), [more] "+&r"(more)
         : [end] "r"(end), [bits] "r"(bits)
         : "memory", "cc", ALL_VECTORS);
 }
@@ -1045,24 +1076,39 @@ static uint16_t reached_bits(const int32x4_t sum[4], const int32x4_t at[4])
                       vaddv_u8(vget_high_u8(all)) << 8);
 }
 
-/* Any shape, one tap after another: `channels` of 16, up to 4 positions. */
-NOT_INLINED static void conv_taps(size_t M, size_t channels, size_t rows,
-                                  size_t columns, const uint8_t *x, size_t step,
-                                  size_t pitch, const int8_t *w,
-                                  const int32_t *threshold, uint16_t turn,
-                                  uint16_t bits[POSITIONS_NEON])
+/* Thresholds [cuts][N], of which a tile has `channels`. */
+struct conv_cuts {
+    size_t cuts, N, channels;
+    const int32_t *threshold;
+};
+
+/* Bits of 16 sums by one of the cuts. */
+static uint16_t cut_sums(const int32x4_t sum[4], struct conv_cuts c, size_t cut)
 {
-    int32x4_t sum[POSITIONS_NEON][4], at[4];
     int32_t least[CHANNELS_NEON];
-    size_t r, c, m, i;
+    int32x4_t at[4];
+    size_t i;
 
     for (i = 0; i < CHANNELS_NEON; i++)
-        least[i] = i < channels ? threshold[i] : INT32_MAX;
-    for (i = 0; i < 4; i++) {
+        least[i] = i < c.channels ? c.threshold[cut * c.N + i] : INT32_MAX;
+    for (i = 0; i < 4; i++)
         at[i] = vld1q_s32(least + 4 * i);
+    return reached_bits(sum, at);
+}
+
+/* Any shape, one tap after another, up to 4 positions. */
+NOT_INLINED static void conv_taps(size_t M, size_t rows, size_t columns,
+                                  const uint8_t *x, size_t step, size_t pitch,
+                                  const int8_t *w, struct conv_cuts cuts,
+                                  uint16_t turn,
+                                  uint16_t bits[2 * TILE_NEON])
+{
+    int32x4_t sum[POSITIONS_NEON][4];
+    size_t r, c, m, i;
+
+    for (i = 0; i < 4; i++)
         for (m = 0; m < POSITIONS_NEON; m++)
             sum[m][i] = vdupq_n_s32(0);
-    }
     for (r = 0; r < rows; r++, x += pitch)
         for (c = 0; c < columns; c++, w += CHANNELS_NEON) {
             const int8x16_t weights = vld1q_s8(w);
@@ -1079,8 +1125,12 @@ NOT_INLINED static void conv_taps(size_t M, size_t channels, size_t rows,
                 sum[m][3] = vmlal_high_n_s16(sum[m][3], high, input);
             }
         }
-    for (m = 0; m < POSITIONS_NEON; m++)
-        bits[m] = reached_bits(sum[m], at) ^ turn;
+    for (m = 0; m < POSITIONS_NEON; m++) {
+        bits[m] = cut_sums(sum[m], cuts, cuts.cuts / 2) ^ turn;
+        if (cuts.cuts == 3)
+            bits[TILE_NEON + m] = bits[m] ^ cut_sums(sum[m], cuts, 0) ^
+                                  cut_sums(sum[m], cuts, 2);
+    }
 }
 
 /* 16 bits of each position from output n on; clears words that they begin. */
@@ -1099,8 +1149,9 @@ static inline void store_sixteen(const uint16_t *bits, size_t count, size_t n,
 static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
                                     size_t columns, const uint8_t *x,
                                     size_t step, size_t pitch, const uint8_t *w,
-                                    const int32_t *threshold,
-                                    const uint8_t *direction, uint64_t *out)
+                                    size_t cuts, const int32_t *threshold,
+                                    const uint8_t *direction, size_t plane,
+                                    uint64_t *out)
 {
     const struct conv_weights *weights = (const struct conv_weights *)w;
     const size_t row = words(N), tiles = conv_tiles(N, rows, columns);
@@ -1112,34 +1163,48 @@ static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
 
     for (n = 0; n < N; n += CHANNELS_NEON, rest += rows * columns * 16) {
         const struct conv_tile *tile = &weights->tile[n / CHANNELS_NEON];
-        const size_t channels = min_size(CHANNELS_NEON, N - n);
+        const struct conv_cuts c = {cuts, N, min_size(CHANNELS_NEON, N - n),
+                                    threshold + n};
+        const int32_t *first = c.threshold + cuts / 2 * N;
         const uint16_t turn = load_u16(direction + n / 8);
         /* A tile's bits are 1 below the threshold: the other way round. */
         const uint16x8_t flip = vdupq_n_u16((uint16_t)~turn);
-        int32_t start[CHANNELS_NEON];
-        uint16_t bits[TILE_NEON];
+        int32_t start[CHANNELS_NEON], others[2 * CHANNELS_NEON] = {0};
+        const int32_t *more = cuts == 3 ? others : NULL;
+        uint16_t bits[2 * TILE_NEON];
 
         if (done > 0) {
             memset(start, 255, sizeof start); /* below zero after the last */
-            for (i = 0; i < channels; i++)
-                start[i] = tile->middle[i] - threshold[n + i];
+            for (i = 0; i < c.channels; i++)
+                start[i] = tile->middle[i] - first[i];
+            for (i = 0; cuts == 3 && i < c.channels; i++) {
+                others[2 * i] = first[i] - c.threshold[i];
+                others[2 * i + 1] = first[i] - c.threshold[2 * N + i];
+            }
         }
-        for (m = 0; m < done; m += TILE_NEON) {
-            int8x16_t in[14];
+        for (m = 0; m < M; m += i) {
+            uint64_t *to = out + m * row;
 
-            conv_inputs(x + m * step, pitch, in);
-            if (weights->at_once == FOUR_TAPS)
-                conv_tile_dot(in, tile->w[0], start, bits);
-            else
-                conv_tile(in, tile->w[0], start, bits);
-            vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
-            store_sixteen(bits, TILE_NEON, n, row, out + m * row);
-        }
-        for (; m < M; m += POSITIONS_NEON) {
-            conv_taps(M - m, channels, rows, columns, x + m * step, step, pitch,
-                      rest, threshold + n, turn, bits);
-            store_sixteen(bits, min_size(POSITIONS_NEON, M - m), n, row,
-                          out + m * row);
+            if (m < done) {
+                int8x16_t in[14];
+
+                i = TILE_NEON;
+                conv_inputs(x + m * step, pitch, in);
+                if (weights->at_once == FOUR_TAPS)
+                    conv_tile_dot(in, tile->w[0], start, more, bits);
+                else
+                    conv_tile(in, tile->w[0], start, more, bits);
+                vst1q_u16(bits, veorq_u16(vld1q_u16(bits), flip));
+                if (more)
+                    vst1q_u16(bits + i, veorq_u16(vld1q_u16(bits + i), flip));
+            } else {
+                i = min_size(POSITIONS_NEON, M - m);
+                conv_taps(M - m, rows, columns, x + m * step, step, pitch, rest,
+                          c, turn, bits);
+            }
+            store_sixteen(bits, i, n, row, to);
+            if (more)
+                store_sixteen(bits + TILE_NEON, i, n, row, to + plane);
         }
     }
 }
@@ -1147,7 +1212,7 @@ static void i8_conv_bits__neon_16x8(size_t M, size_t N, size_t rows,
 /* ---- head ---- */
 
 /* Up to four rows, 16 values of x at a time. */
-static void f32_gemv__neon_4x16(size_t N, size_t K, const float *x,
+static void head__neon_4x16(size_t N, size_t K, const float *x,
                                 const float *w, float *out)
 {
     const size_t whole = K / 16 * 16;
@@ -1507,11 +1572,12 @@ const struct bifsmn_kernels bifsmn_kernels_neon = {
     TILE_NEON,
     i8_pack__neon,
     NULL,
+    NULL,
     i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,
-    f32_gemv__neon_4x16,
+    head__neon_4x16,
     b1_gemm_counts__neon,
     b1_memory_counts__neon,
     counts_to_bits__neon,
@@ -1524,11 +1590,12 @@ const struct bifsmn_kernels bifsmn_kernels_neon_dot = {
     TILE_NEON,
     i8_pack__neon_dot,
     NULL,
+    NULL,
     i8_conv_bits__neon_16x8,
     b1_gemm_bits__neon,
     b1_gemm_real__neon,
     b1_memory_real__neon,
-    f32_gemv__neon_4x16,
+    head__neon_4x16,
     b1_gemm_counts__neon,
     b1_memory_counts__neon,
     counts_to_bits__neon,

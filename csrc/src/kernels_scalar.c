@@ -119,24 +119,40 @@ static int32_t dot__scalar(size_t taps, const int16_t *a, const int16_t *b)
     return sum;
 }
 
+static uint16_t sums_reached__scalar(size_t outputs, const int32_t *sum,
+                                     const int32_t *threshold)
+{
+    uint16_t bits = 0;
+    size_t i;
+
+    for (i = outputs; i > 0; i--)
+        bits = (uint16_t)(bits << 1 | (sum[i - 1] >= threshold[i - 1]));
+    return bits;
+}
+
 static void i8_conv_bits__scalar_1x16(size_t M, size_t N, size_t rows,
                                       size_t columns, const uint8_t *x,
                                       size_t step, size_t pitch,
-                                      const uint8_t *w,
+                                      const uint8_t *w, size_t cuts,
                                       const int32_t *threshold,
-                                      const uint8_t *direction, uint64_t *out)
+                                      const uint8_t *direction, size_t plane,
+                                      uint64_t *out)
 {
     const size_t K = rows * columns;
     int16_t weights[I8_OUTPUTS_SCALAR][I8_TAPS_SCALAR];
     size_t m, n, i, k, at, r, c;
 
     memset(out, 0, 8 * M * words(N));
+    if (cuts == 3)
+        memset(out + plane, 0, 8 * M * words(N));
     for (n = 0; n < N; n += I8_OUTPUTS_SCALAR)
         for (m = 0; m < M; m++) {
+            uint64_t *to = out + m * words(N) + n / 64;
+            const int32_t *t = threshold + n;
             const size_t outputs = min_size(N - n, I8_OUTPUTS_SCALAR);
             const uint8_t *from = x + m * step;
             int32_t sum[I8_OUTPUTS_SCALAR] = {0};
-            uint64_t bits = 0;
+            uint64_t bits;
 
             for (at = r = c = 0; at < K; at += I8_TAPS_SCALAR) {
                 const size_t taps =
@@ -153,10 +169,14 @@ static void i8_conv_bits__scalar_1x16(size_t M, size_t N, size_t rows,
                 for (i = 0; i < outputs; i++)
                     sum[i] += dot__scalar(taps, inputs, weights[i]);
             }
-            for (i = outputs; i > 0; i--)
-                bits = bits << 1 | (sum[i - 1] >= threshold[n + i - 1]);
-            bits ^= load_u16(direction + n / 8);
-            out[m * words(N) + n / 64] |= bits << n % 64;
+            bits = sums_reached__scalar(outputs, sum, cuts == 3 ? t + N : t) ^
+                   load_u16(direction + n / 8);
+            *to |= bits << n % 64;
+            if (cuts == 3) {
+                bits ^= sums_reached__scalar(outputs, sum, t) ^
+                        sums_reached__scalar(outputs, sum, t + 2 * N);
+                to[plane] |= bits << n % 64;
+            }
         }
 }
 
@@ -229,7 +249,7 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
 }
 
 /* Four sums at once: one would wait for each addition to end. */
-static void f32_gemv__scalar_1x4(size_t N, size_t K, const float *x,
+static void head__scalar_1x4(size_t N, size_t K, const float *x,
                                  const float *w, float *out)
 {
     size_t n, k, i;
@@ -405,11 +425,12 @@ const struct bifsmn_kernels bifsmn_kernels_scalar = {
     1,
     NULL,
     NULL,
+    NULL,
     i8_conv_bits__scalar_1x16,
     b1_gemm_bits__scalar_1x64,
     b1_gemm_real__scalar_1x64,
     b1_memory_real__scalar_1x64,
-    f32_gemv__scalar_1x4,
+    head__scalar_1x4,
     b1_gemm_counts__scalar_1x64,
     b1_memory_counts__scalar_1x64,
     counts_to_bits__scalar,

@@ -157,7 +157,7 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         arena, (m->frames + border) * (m->mels + border) + x_slack(m->stride),
         1);
     net->conv1 =
-        arena_take(arena, m->cuts * (uint64_t)conv1_plane(m) + SLACK / 8, 8);
+        arena_take(arena, m->planes * (uint64_t)conv1_plane(m) + SLACK / 8, 8);
     net->padded2 =
         arena_take(arena, m->planes * (uint64_t)padded2_plane(m) + SLACK / 8, 8);
     net->conv2 =
@@ -360,6 +360,8 @@ void bifsmn_network_use(struct bifsmn *net,
     use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
            m->expansion);
     fill_head(net);
+    if (kernels->head_pack)
+        kernels->head_pack(m->classes, stream_size(net), net->head_weight);
 }
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
@@ -508,39 +510,21 @@ static void pad_features(const struct model *m, const int8_t *restrict features,
             out[f] = (uint8_t)(features[f] ^ -128);
 }
 
-/* Planes from cuts, where they lie: see counts_to_bits. */
-static void join_cuts(size_t plane, uint64_t *bits)
-{
-    size_t i;
-
-    for (i = 0; i < plane; i++) {
-        const uint64_t low = bits[i], middle = bits[plane + i];
-
-        bits[i] = middle;
-        bits[plane + i] = low ^ middle ^ bits[2 * plane + i];
-    }
-}
-
 /* features [T0][M0] to net->conv1 [T1][M1][C1]. */
 static void run_conv1(struct bifsmn *net, const int8_t *features)
 {
     const struct model *m = &net->model;
     const size_t pitch = m->mels + m->kernel - 1;
     const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t, cut;
+    size_t t;
 
     pad_features(m, features, net->padded1);
-    for (cut = 0; cut < m->cuts; cut++)
-        for (t = 0; t < m->frames1; t++)
-            net->kernels->i8_conv_bits(
-                m->mels1, m->conv1_channels, m->kernel, m->kernel,
-                net->padded1 + t * m->stride * pitch, m->stride, pitch,
-                net->conv1_weight.data,
-                net->conv1_threshold + cut * m->conv1_channels,
-                m->section[C1_D].data,
-                net->conv1 + cut * conv1_plane(m) + t * row);
-    if (m->planes > 1)
-        join_cuts(conv1_plane(m), net->conv1);
+    for (t = 0; t < m->frames1; t++)
+        net->kernels->i8_conv_bits(
+            m->mels1, m->conv1_channels, m->kernel, m->kernel,
+            net->padded1 + t * m->stride * pitch, m->stride, pitch,
+            net->conv1_weight.data, m->cuts, net->conv1_threshold,
+            m->section[C1_D].data, conv1_plane(m), net->conv1 + t * row);
 }
 
 /* net->conv1 into padded2; +1 is around it. */
@@ -767,8 +751,8 @@ static void run_head(struct bifsmn *net, size_t index, float *scores)
                                     : scale + 4 * m->classes;
     size_t i;
 
-    net->kernels->f32_gemv(m->classes, stream_size(net), net->stream,
-                           net->head_weight, scores);
+    net->kernels->head(m->classes, stream_size(net), net->stream,
+                       net->head_weight, scores);
     for (i = 0; i < m->classes; i++) {
         float scaled = scores[i] * load_f32(scale + 4 * i);
 

@@ -140,12 +140,14 @@ static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
                          size_t step)
 {
     const size_t K = rows * columns, pitch = (M - 1) * step + columns;
-    const size_t row = words(N);
+    const size_t row = words(N), plane = M * row + below(3);
+    const size_t cuts = below(2) ? 3 : 1, used = cuts == 3 ? plane : 0;
     uint8_t *x = block(rows * pitch + x_slack(step)), *w = block(N * K);
     uint64_t *bits = bit_rows(1, N);
     uint8_t *direction = in_file(bits, row);
-    int32_t *threshold = malloc(4 * N);
-    uint64_t *expected = block(8 * M * row), *actual = block(8 * M * row);
+    int32_t *threshold = malloc(4 * cuts * N);
+    uint64_t *expected = block(8 * (M * row + plane));
+    uint64_t *actual = block(8 * (M * row + plane));
     void *room = malloc(i8_packed_size(N, rows, columns) + 63);
     uint8_t *packed = aligned(room);
     const size_t all = below(4);
@@ -155,13 +157,13 @@ static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
         memset(x, 255, rows * pitch);
         memset(w, all ? 127 : 128, N * K);
     }
-    for (n = 0; n < N; n++) { /* just below, at, or above a sum */
+    for (n = 0; n < cuts * N; n++) { /* just below, at, or above a sum */
         const int32_t most = 128 * 128 * (int32_t)K + 1;
         int32_t sum = (int32_t)below(3) - 1, middle = 0;
 
         for (k = 0; k < K; k++) {
-            sum += x[k / columns * pitch + k % columns] * (int8_t)w[n * K + k];
-            middle += 128 * (int8_t)w[n * K + k];
+            sum += x[k / columns * pitch + k % columns] * (int8_t)w[n % N * K + k];
+            middle += 128 * (int8_t)w[n % N * K + k];
         }
         threshold[n] = below(20)  ? sum
                        : below(2) ? middle + most
@@ -170,11 +172,13 @@ static void test_i8_conv(size_t M, size_t N, size_t rows, size_t columns,
     if (kernels->i8_pack)
         kernels->i8_pack(N, rows, columns, w, packed);
     bifsmn_kernels_scalar.i8_conv_bits(M, N, rows, columns, x, step, pitch, w,
-                                       threshold, direction, expected);
+                                       cuts, threshold, direction, plane,
+                                       expected);
     kernels->i8_conv_bits(M, N, rows, columns, x, step, pitch,
-                          kernels->i8_pack ? packed : w, threshold, direction,
-                          actual);
+                          kernels->i8_pack ? packed : w, cuts, threshold,
+                          direction, plane, actual);
     same("i8_conv_bits", expected, actual, 8 * M * row, M, N, K);
+    same("i8_conv_bits", expected + used, actual + used, 8 * M * row, M, N, K);
     free(x), free(w), free(bits), free(direction), free(threshold);
     free(expected), free(actual), free(room);
 }
@@ -414,7 +418,7 @@ static void test_cuts(size_t M, size_t N, size_t cuts)
     free(counted), free(reached), free(actual);
 }
 
-static void test_gemv(size_t N, size_t K)
+static void test_head(size_t N, size_t K)
 {
     float *x = malloc(4 * K), *w = malloc(4 * N * K), sum = 0;
     float *expected = malloc(4 * N), *actual = malloc(4 * N);
@@ -426,11 +430,13 @@ static void test_gemv(size_t N, size_t K)
     }
     for (k = 0; k < N * K; k++)
         w[k] = (float)below(256) - 128;
-    bifsmn_kernels_scalar.f32_gemv(N, K, x, w, expected);
-    kernels->f32_gemv(N, K, x, w, actual);
+    bifsmn_kernels_scalar.head(N, K, x, w, expected);
+    if (kernels->head_pack)
+        kernels->head_pack(N, K, w);
+    kernels->head(N, K, x, w, actual);
     for (n = 0; n < N; n++)
         if (!(fabsf(actual[n] - expected[n]) <= 1e-6f * 128 * sum)) {
-            printf("f32_gemv of %s differs at N = %zu, K = %zu\n",
+            printf("head of %s differs at N = %zu, K = %zu\n",
                    kernels->name, N, K);
             exit(1);
         }
@@ -493,7 +499,7 @@ int main(int argc, char **argv)
             test_memory(positions[below(P)], 64 * (1 + below(3)), 1 + i % 8,
                         below(1 + i % 8), 1 + below(9));
         for (i = 0; i < S; i++)
-            test_gemv(1 + below(20), sizes[i]);
+            test_head(1 + below(20), sizes[i]);
         printf("%s equals scalar\n", kernels->name);
     }
     return 0;

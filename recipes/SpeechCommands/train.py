@@ -20,6 +20,7 @@ from pathlib import Path
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import speechbrain as sb
 import torch
+from filelock import FileLock
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
 from speechbrain.utils.distributed import run_on_main
@@ -101,6 +102,7 @@ KEYS = {
 
 OPTIONAL = {
     "cache_teacher",
+    "ema_decay",
     "start_from_teacher",
     "teacher",
     "teacher_folder",
@@ -131,6 +133,15 @@ POSITIVE = (
     "sample_rate",
     "samples",
 )
+
+
+def prepare(folder, hparams):
+    """Manifests and generated clips; runs beside this one wait for them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        prepare_speech_commands(
+            save_folder=folder, **{key: hparams[key] for key in PREPARE_KEYS}
+        )
 
 
 def dataio_prepare(hparams, noise, teacher=None):
@@ -262,14 +273,8 @@ def main(arguments):
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, overrides
     )
-    run_on_main(
-        prepare_speech_commands,
-        kwargs={
-            "save_folder": hparams["prepared_folder"],
-            **{key: hparams[key] for key in PREPARE_KEYS},
-        },
-    )
     prepared = Path(hparams["prepared_folder"])
+    run_on_main(prepare, args=[prepared, hparams])
     sealed = json.loads((prepared / "prepare.json").read_text())
     now = {**settings(hparams_file, overrides), "manifests": sealed["sha256"]}
     resuming = bool(hparams["checkpointer"].list_checkpoints())
