@@ -405,12 +405,16 @@ def arm(*options):
 
 
 def processor():
-    """Name of the processor."""
+    """Name of the processor; family and model, as a name may be of many."""
     try:
         text = Path("/proc/cpuinfo").read_text()
-        return re.search(r"model name\s*:\s*(.+)", text)[1]
-    except (OSError, TypeError):
+        facts = dict(re.findall(r"^(.+?)\s*: (.+)$", text, re.MULTILINE))
+        name = facts["model name"]
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
+    if "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})"
 
 
 def table(title, columns, lines):

@@ -7,11 +7,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from torch.optim.swa_utils import (
-    AveragedModel,
-    get_ema_multi_avg_fn,
-    update_bn,
-)
+from torch.optim.swa_utils import update_bn
 
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import load_weights
@@ -21,7 +17,6 @@ from speechbrain_bifsmn.metrics import summarize
 BRAIN_KEYS = {
     "depth_weights",
     "distillation",
-    "ema_decay",
     "epoch_counter",
     "feature_augment",
     "label_smoothing",
@@ -167,14 +162,6 @@ class KeywordBrain(sb.Brain):
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
         thin = len(self.depths) - 1
         self.thin_depths = getattr(self.hparams, "thin_depths", thin)
-        self.average = None
-        if getattr(self.hparams, "ema_decay", 0):
-            self.average = AveragedModel(
-                self.bare_model(),
-                multi_avg_fn=get_ema_multi_avg_fn(self.hparams.ema_decay),
-            ).eval()
-            if self.checkpointer is not None:
-                self.checkpointer.add_recoverable("average", self.average)
         self.recent_feats = deque(maxlen=self.hparams.norm_batches)
         self.losses = [
             loss for loss in self.hparams.distillation if loss.weight
@@ -190,30 +177,7 @@ class KeywordBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             drawn = torch.randperm(len(depths) - 1)[: self.thin_depths]
             depths = [depths[i] for i in [0, *sorted((1 + drawn).tolist())]]
-            return feats, self.modules.model(feats, depth=depths)
-        return feats, self.evaluated_model()(feats, depth=depths)
-
-    def bare_model(self):
-        """The model itself, which may be wrapped, by DDP say."""
-        return getattr(self.modules.model, "module", self.modules.model)
-
-    def evaluated_model(self):
-        """The average of the weights, where there is one, or the model."""
-        if self.average is None:
-            return self.modules.model
-        return self.average.module
-
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Average the weights."""
-        if should_step and self.average is not None:
-            self.average.update_parameters(self.bare_model())
-
-    def on_evaluate_start(self, **options):
-        """Load the best checkpoint; its average becomes the model."""
-        super().on_evaluate_start(**options)
-        if self.average is not None:
-            average = self.average.module.state_dict()
-            self.bare_model().load_state_dict(average)
+        return feats, self.modules.model(feats, depth=depths)
 
     def features(self, batch, stage):
         """[batch, frames, n_mels], augmented in training."""
@@ -332,9 +296,9 @@ class KeywordBrain(sb.Brain):
         One step flips many 1-bit weights, so an average over past steps
         describes networks that are no more.
         """
-        network = self.evaluated_model()
-        update_bn(self.recent_feats, _AllDepths(network, self.depths))
-        network.eval()
+        update_bn(
+            self.recent_feats, _AllDepths(self.modules.model, self.depths)
+        )
         self.recent_feats.clear()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):

@@ -586,6 +586,12 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "one_bit", None)
     table.main(command)
     assert len(runs) == 4
+    capsys.readouterr()
+    table.main([*command, "--seeds", "3", "4", "--trained"])
+    assert "only seeds 3" in (tmp_path / "tones/results.md").read_text()
+    with pytest.raises(ValueError, match="nothing is trained"):
+        table.main([*command, "--seeds", "4", "--trained"])
+    assert len(runs) == 4
     rows["best"][2]["lr"] = 0.5
     with pytest.raises(ValueError, match="1 of 4 runs failed"):
         table.main(command)

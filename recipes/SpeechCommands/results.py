@@ -644,6 +644,11 @@ def parse_arguments(arguments):
         "--jobs", default=1, type=int, help="trainings at once (default: 1)"
     )
     parser.add_argument(
+        "--trained",
+        action="store_true",
+        help="train nothing: the table of what is trained so far",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print results.json, not the table"
     )
     args = parser.parse_args(arguments)
@@ -658,6 +663,10 @@ def main(arguments):
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
     runs = plan(args)
+    if args.trained:
+        runs = [run for run in runs if is_trained(run)]
+        if not runs:
+            raise ValueError("nothing is trained yet: leave --trained out")
     trained = train_all(runs, args.jobs)
     cells = {}
     failed = len(runs) - len(trained)

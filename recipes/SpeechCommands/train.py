@@ -102,7 +102,6 @@ KEYS = {
 
 OPTIONAL = {
     "cache_teacher",
-    "ema_decay",
     "start_from_teacher",
     "teacher",
     "teacher_folder",
