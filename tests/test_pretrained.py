@@ -66,4 +66,4 @@ def test_the_file_is_what_the_folder_exports(tmp_path):
     export_folder(FOLDER, tmp_path)
     exported = (tmp_path / "model.bifsmn").read_bytes()
     assert exported == FILE.read_bytes()
-    assert len(exported) <= 99_000
+    assert len(exported) <= 98_000

@@ -26,7 +26,7 @@ from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 from speechbrain_bifsmn.pretrained import FOLDER
 
 PROTOCOL = "GSC-10"
-MOST_BYTES = 99_000
+MOST_BYTES = 98_000
 CARD = """# Eight English keywords, 1 bit
 
 yes, no, up, down, left, right, stop, go; `_unknown_` for any other word and
