@@ -228,7 +228,8 @@ class CachedLogits:
 
     def get(self, clip_id, epoch=0):
         """Logits of what ``CachedFeatures.get`` gives, [classes]."""
-        return torch.from_numpy(self.logits[self.features.place(clip_id, epoch)])
+        place = self.features.place(clip_id, epoch)
+        return torch.from_numpy(self.logits[place])
 
     @torch.no_grad()
     def _compute(self, network, name):
