@@ -42,6 +42,8 @@ SMALL = [
     "--noprogressbar",
 ]
 STUDENT = ["--depths=[2, 1]", "--depth_weights=[1.0, 0.5]"]
+# What the best recipe says of its teachers.
+SMALL_TEACHER = ["--teacher_expansion=32", "--teacher_conv_channels=[4, 6]"]
 
 
 def load_train():
@@ -235,13 +237,19 @@ def state(folder):
     return torch.load(folder / "model/model.ckpt", weights_only=True)
 
 
+@pytest.mark.parametrize("yaml", ["bifsmn.yaml", "bifsmn_best.yaml"])
 def test_an_interrupted_run_resumes_to_the_same_weights(
-    results, archive, tmp_path, monkeypatch
+    yaml, results, archive, tmp_path, monkeypatch
 ):
     options = [*STUDENT, "--number_of_epochs=2", "--lr=0.01"]
-    options += [f"--teacher_folder={results / 'dfsmn/1'}", "--epoch_clips=60"]
+    teacher = str(results / "dfsmn/1")
+    if yaml == "bifsmn_best.yaml":
+        options += SMALL_TEACHER
+        teacher = json.dumps([teacher])
+    options += [f"--teacher_folder={teacher}", "--epoch_clips=60"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train("bifsmn.yaml", archive, whole, *options)
+    train(yaml, archive, whole, *options)
+    network = f"words/{yaml.removesuffix('.yaml')}/1"
 
     original = KeywordBrain.on_stage_start
 
@@ -253,11 +261,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(KeywordBrain, "on_stage_start", stop_in_epoch_two)
         with pytest.raises(KeyboardInterrupt):
-            train("bifsmn.yaml", archive, broken, *options)
-    assert not (broken / "words/bifsmn/1/model").exists()
-    train("bifsmn.yaml", archive, broken, *options)
-    expected = state(whole / "words/bifsmn/1")
-    for name, value in state(broken / "words/bifsmn/1").items():
+            train(yaml, archive, broken, *options)
+    assert not (broken / network / "model").exists()
+    train(yaml, archive, broken, *options)
+    expected = state(whole / network)
+    for name, value in state(broken / network).items():
         assert torch.equal(value, expected[name]), name
 
 
@@ -349,7 +357,7 @@ def test_kept_logits_teach_what_the_teachers_say(results, archive, tmp_path):
             archive,
             tmp_path,
             *STUDENT,
-            "--teacher_expansion=32",
+            *SMALL_TEACHER,
             "--epoch_clips=60",
             "--number_of_epochs=2",
             f"--teacher_folder={json.dumps([str(results / 'dfsmn/1')])}",
