@@ -72,7 +72,7 @@ def test_every_row_has_the_same_data_and_its_teachers_first(table):
         *(f"{row}, seed 3" for row in args.rows),
     ]
     best, paper, rival = runs[3:]
-    assert best.settings["teacher_folder"] == [str(r.folder) for r in runs[:2]]
+    assert best.settings["teacher_folder"] == [str(r.folder) for r in runs[:3]]
     assert paper.settings["teacher_folder"] == str(runs[2].folder)
     assert "teacher_folder" not in rival.settings
     for key in table.DATA:
