@@ -28,8 +28,8 @@ struct bifsmn {
     float *memory_affine;       /* [sets][2][C] */
     uint16_t *p1_threshold;     /* [sets][E] */
     float *p2_affine;           /* [sets][2][C] */
-    float *head_weight;         /* [classes][T2][C], tiled as the stream;
-                                 * packed */
+    float *head_weight;         /* [classes][T2][C], tiled as the stream, and
+                                 * packed by tables that do */
 
     /* Of layers that count first; NULL where there are none. */
     uint32_t *conv2_cut;        /* [cuts][C2], where there are two planes */
