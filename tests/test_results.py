@@ -51,13 +51,26 @@ def cell(labels, predicted, microseconds=None, size=4000):
     }
 
 
+NAMES = {
+    "teacher": "teacher, DFSMN fp32",
+    "best": "best, 1-bit",
+    "bifsmn": "BiFSMN, 1-bit",
+}
+
+
 @pytest.fixture
-def table(monkeypatch):
+def results(monkeypatch):
     monkeypatch.syspath_prepend(RECIPE)
     return importlib.import_module("results")
 
 
-def test_every_row_has_the_same_data_and_its_teachers_first(table):
+@pytest.fixture
+def comparison(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    return importlib.import_module("comparison")
+
+
+def test_every_row_has_the_same_data_and_its_teachers_first(results):
     args = Namespace(
         results_folder=Path("results"),
         data_folder="x",
@@ -65,7 +78,7 @@ def test_every_row_has_the_same_data_and_its_teachers_first(table):
         rows=["best", "bifsmn", "bc-resnet"],
         seeds=[3],
     )
-    runs = table.plan(args)
+    runs = results.plan(args)
     names = [str(run) for run in runs]
     assert names == [
         *(f"teacher, seed {seed}" for seed in (1, 2, 3)),
@@ -75,13 +88,13 @@ def test_every_row_has_the_same_data_and_its_teachers_first(table):
     assert best.settings["teacher_folder"] == [str(r.folder) for r in runs[:3]]
     assert paper.settings["teacher_folder"] == str(runs[2].folder)
     assert "teacher_folder" not in rival.settings
-    for key in table.DATA:
+    for key in results.DATA:
         assert len({run.settings[key] for run in runs}) == 1
-    assert rival.settings[table.BUDGET] == paper.settings[table.BUDGET]
-    assert table.BUDGET not in runs[0].settings
+    assert rival.settings[results.BUDGET] == paper.settings[results.BUDGET]
+    assert results.BUDGET not in runs[0].settings
 
 
-def test_the_table_has_means_deviations_and_no_silence(table):
+def test_the_table_has_means_deviations_and_no_silence(comparison):
     labels = ["yes", "no", "_silence_"]
     right, wrong = [0, 1, 2, 0, 1, 2], [0, 0, 2, 0, 0, 2]
     cells = {
@@ -95,9 +108,8 @@ def test_the_table_has_means_deviations_and_no_silence(table):
         },
         "bifsmn": {2: cell(labels, {"8": wrong}, 15.0, 950)},
     }
-    args = Namespace(protocol="GSC-10", seeds=[1, 2])
-    report = table.build_report(cells, args)
-    text = table.markdown(report)
+    report = comparison.compare(cells, NAMES, "GSC-10", [1, 2])
+    text = comparison.markdown(report)
     for line in (
         "| teacher, DFSMN fp32 | 8 | 83.33 ± 23.57 | 75.00 ± 35.36 "
         "| 1,000 | 4,000 |  |",
@@ -122,18 +134,18 @@ def test_the_table_has_means_deviations_and_no_silence(table):
     assert recall == {"yes": 100, "no": 0, "_silence_": 100}
 
 
-def test_without_silence_clips_there_is_no_column_for_it(table):
+def test_without_silence_clips_there_is_no_column_for_it(comparison):
     cells = {"best": {1: cell(["yes", "no"], {"8": [0, 1, 0, 1, 0, 0]})}}
-    args = Namespace(protocol="GSC-11w", seeds=[1])
-    text = table.markdown(table.build_report(cells, args))
+    report = comparison.compare(cells, NAMES, "GSC-11w", [1])
+    text = comparison.markdown(report)
     assert "silence" not in text and "minus" not in text
     assert "| best, 1-bit | 8 | 83.33 | 1,000 | 4,000 |  |" in text
 
 
-def test_different_test_clips_are_not_compared(table):
+def test_different_test_clips_are_not_compared(comparison):
     cells = {
         "best": {1: cell(["yes", "no"], {"8": [0] * 6})},
         "teacher": {1: cell(["yes", "no", "up"], {"8": [0] * 6})},
     }
     with pytest.raises(ValueError, match="different clips"):
-        table.build_report(cells, Namespace(protocol="GSC-10", seeds=[1]))
+        comparison.compare(cells, NAMES, "GSC-10", [1])

@@ -20,17 +20,15 @@ said to each test clip.
 import argparse
 import hashlib
 import json
-import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
-import numpy as np
 import torch
+from comparison import BEST, compare, markdown
 from runs import HPARAMS, microseconds, train
 from tqdm import tqdm
 from train import FREE
@@ -38,18 +36,14 @@ from train import FREE
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.data.protocols import PROTOCOLS, SILENCE
+from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
-from speechbrain_bifsmn.metrics import (
-    paired_bootstrap,
-    plot_results,
-    summarize,
-)
+from speechbrain_bifsmn.metrics import plot_results
 from speechbrain_bifsmn.spotting import Spotter, read_window
 
 # What --rows calls it: name in the table, YAML in hparams/, options.
@@ -67,9 +61,8 @@ ROWS = {
     "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
     "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
 }
-# The row that students learn from; the one that others are compared with; and
-# those that it is compared with at each of its depths.
-TEACHER, BEST, REAL = "teacher", "best", ("teacher", "fp32")
+# The row that students learn from.
+TEACHER = "teacher"
 # Every other row takes these from the best one's YAML: the same data, ...
 DATA = (
     "unknown_percentage",
@@ -388,236 +381,6 @@ def measure(run):
     return cell
 
 
-def summary(cells):
-    """Each network's figures over its seeds.
-
-    Arguments
-    ---------
-    cells : dict of str to dict
-        By row, by seed, what ``measure`` gives.
-
-    Returns
-    -------
-    dict of str to dict
-        By name: ``row``, ``seeds``, ``parameters``, ``bytes`` (the largest
-        file), and ``depths``, deepest first: ``accuracy`` and
-        ``accuracy_without_silence``, ``mean`` and ``std`` in percent,
-        ``recall``, the mean by class that has clips, ``microseconds`` (the
-        median) and ``runs``, what ``metrics.summarize`` gives by seed.
-    """
-    networks = {}
-    for row, by_seed in cells.items():
-        first = next(iter(by_seed.values()))
-        for suffix, form in first["forms"].items():
-            forms = [cell["forms"][suffix] for cell in by_seed.values()]
-            networks[", ".join(filter(None, [ROWS[row][0], suffix]))] = {
-                "row": row,
-                "form": suffix,
-                "seeds": list(by_seed),
-                "parameters": first["parameters"],
-                "bytes": max(form["bytes"] for form in forms),
-                "depths": {
-                    depth: over_seeds(by_seed, suffix, depth)
-                    for depth in form["predicted"]
-                },
-            }
-    return networks
-
-
-def over_seeds(by_seed, form, depth):
-    """One network at one depth, see ``summary``."""
-    runs = {
-        seed: summarize(
-            cell["labels"],
-            cell["truth"],
-            cell["forms"][form]["predicted"][depth],
-        )
-        for seed, cell in by_seed.items()
-    }
-    times = [cell["forms"][form]["microseconds"] for cell in by_seed.values()]
-
-    def spread(key):
-        values = [run[key] for run in runs.values()]
-        several = len(values) > 1
-        return {
-            "mean": statistics.mean(values),
-            "std": statistics.stdev(values) if several else None,
-        }
-
-    recalls = [run["recall"] for run in runs.values()]
-    return {
-        "accuracy": spread("accuracy"),
-        "accuracy_without_silence": spread("accuracy_without_silence"),
-        "recall": {
-            label: statistics.mean(recall[label] for recall in recalls)
-            for label, value in recalls[0].items()
-            if value is not None
-        },
-        "microseconds": statistics.median(t[depth] for t in times)
-        if all(times)
-        else None,
-        "runs": runs,
-    }
-
-
-def differences(networks, cells):
-    """The best row against every other, and against the teacher by depth.
-
-    Arguments
-    ---------
-    networks : dict of str to dict
-        What ``summary`` gives.
-    cells : dict of str to dict
-        What it was given.
-
-    Returns
-    -------
-    list of dict
-        ``first``, ``second``: [name, depth]; ``seeds`` that both have;
-        ``difference``, ``low`` and ``high``, percentage points.
-    """
-    table = []
-    for (best, ours), (name, theirs) in product(networks.items(), repeat=2):
-        seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
-        if ours["row"] != BEST or theirs["row"] == BEST or not seeds:
-            continue
-        deepest = next(iter(theirs["depths"]))
-        depths = list(ours["depths"])
-        for depth in depths if theirs["row"] in REAL else depths[:1]:
-            difference, low, high = paired_bootstrap(
-                correct(cells, ours, seeds, depth),
-                correct(cells, theirs, seeds, deepest),
-            )
-            table.append(
-                {
-                    "first": (best, depth),
-                    "second": (name, deepest),
-                    "seeds": seeds,
-                    "difference": difference,
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return table
-
-
-def correct(cells, network, seeds, depth):
-    """Which clips a network recognises, [seeds, clips]."""
-    by_seed = [cells[network["row"]][seed] for seed in seeds]
-    return [
-        np.equal(
-            cell["forms"][network["form"]]["predicted"][depth], cell["truth"]
-        )
-        for cell in by_seed
-    ]
-
-
-def markdown(report):
-    """The report as results.md.
-
-    Arguments
-    ---------
-    report : dict
-        See ``main``.
-
-    Returns
-    -------
-    str
-    """
-    silence = report["silence"]
-    seeds = ", ".join(map(str, report["seeds"]))
-    lines = [
-        f"{report['protocol']}, {report['clips']:,} test clips, seeds {seeds}: "
-        "test accuracy in percent, mean ± sample standard deviation.",
-        "",
-        "| network | depth | accuracy |"
-        + (" without silence |" if silence else "")
-        + " parameters | bytes | µs a clip |",
-        "|---|--:|--:|" + "--:|" * silence + "--:|--:|--:|",
-    ]
-    for name, network in report["networks"].items():
-        if network["seeds"] != report["seeds"]:
-            only = ", ".join(map(str, network["seeds"]))
-            name = f"{name} (only seeds {only})"
-        facts = [f"{network[key]:,}" for key in ("parameters", "bytes")]
-        for depth, row in network["depths"].items():
-            cells = [name, depth, percent(row["accuracy"])]
-            if silence:
-                cells.append(percent(row["accuracy_without_silence"]))
-            time = row["microseconds"]
-            cells += [*facts, f"{time:.1f}" if time else ""]
-            lines.append("| " + " | ".join(cells) + " |")
-            name, facts = "”", ["", ""]
-    lines += [
-        "",
-        "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
-        "and int8 ones in ONNX Runtime, and the time is that of one clip, "
-        "features given, one thread. The others run in PyTorch, at 4 bytes a "
-        "parameter.",
-    ]
-    if report["differences"]:
-        lines += [
-            "",
-            "Differences in percentage points, with 95 % intervals of a paired "
-            "bootstrap over the test clips, seeds averaged.",
-            "",
-            "| network | depth | minus | depth | difference | interval |",
-            "|---|--:|---|--:|--:|--:|",
-        ]
-    for row in report["differences"]:
-        cells = [
-            *(*row["first"], *row["second"]),
-            f"{row['difference']:+.2f}",
-            f"{row['low']:+.2f} to {row['high']:+.2f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def percent(figure):
-    """Mean and, over several seeds, standard deviation."""
-    if figure["std"] is None:
-        return f"{figure['mean']:.2f}"
-    return f"{figure['mean']:.2f} ± {figure['std']:.2f}"
-
-
-def build_report(cells, args):
-    """All that results.json holds.
-
-    Arguments
-    ---------
-    cells : dict of str to dict
-        By row, by seed, what ``measure`` gives.
-    args : argparse.Namespace
-        The command line.
-
-    Returns
-    -------
-    dict
-        ``protocol``, ``seeds``, number of ``clips``, whether there is
-        ``silence`` among them, ``networks`` (see ``summary``) and
-        ``differences``.
-
-    Raises
-    ------
-    ValueError
-        If networks were tested on different clips.
-    """
-    one, *others = [c for by_seed in cells.values() for c in by_seed.values()]
-    for other in others:
-        if other["clips"] != one["clips"] or other["truth"] != one["truth"]:
-            raise ValueError("the networks were tested on different clips")
-    networks = summary(cells)
-    return {
-        "protocol": args.protocol,
-        "seeds": args.seeds,
-        "clips": len(one["clips"]),
-        "silence": SILENCE in one["labels"],
-        "networks": networks,
-        "differences": differences(networks, cells),
-    }
-
-
 def parse_arguments(arguments):
     """Read the command line."""
     rows = [
@@ -679,7 +442,8 @@ def main(arguments):
             complain(run, error)
             failed += 1
     if cells:
-        write(build_report(cells, args), args)
+        names = {row: name for row, (name, *_) in ROWS.items()}
+        write(compare(cells, names, args.protocol, args.seeds), args)
     if failed:
         raise ValueError(
             f"{failed} of {len(runs)} runs failed, see above; the same "

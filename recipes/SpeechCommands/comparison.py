@@ -1,0 +1,246 @@
+"""The results table's figures: means, deviations, differences, Markdown."""
+
+import statistics
+from itertools import product
+
+import numpy as np
+
+from speechbrain_bifsmn.data.protocols import SILENCE
+from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
+
+# The row that is compared with every other, and those rows that it is compared
+# with at each of its depths.
+BEST, REAL = "best", ("teacher", "fp32")
+
+
+def compare(cells, names, protocol, seeds):
+    """All that results.json holds.
+
+    Arguments
+    ---------
+    cells, names : dict
+        See ``summary``.
+    protocol : str
+    seeds : list of int
+        Those that were asked for.
+
+    Returns
+    -------
+    dict
+        ``protocol``, ``seeds``, number of ``clips``, whether there is
+        ``silence`` among them, ``networks`` (see ``summary``) and
+        ``differences``.
+
+    Raises
+    ------
+    ValueError
+        If networks were tested on different clips.
+    """
+    one, *others = [c for by_seed in cells.values() for c in by_seed.values()]
+    for other in others:
+        if other["clips"] != one["clips"] or other["truth"] != one["truth"]:
+            raise ValueError("the networks were tested on different clips")
+    networks = summary(cells, names)
+    return {
+        "protocol": protocol,
+        "seeds": seeds,
+        "clips": len(one["clips"]),
+        "silence": SILENCE in one["labels"],
+        "networks": networks,
+        "differences": differences(networks, cells),
+    }
+
+
+def summary(cells, names):
+    """Each network's figures over its seeds.
+
+    Arguments
+    ---------
+    cells : dict of str to dict
+        By row, by seed, what ``results.measure`` gives.
+    names : dict of str to str
+        What the table calls each row.
+
+    Returns
+    -------
+    dict of str to dict
+        By name: ``row``, ``seeds``, ``parameters``, ``bytes`` (the largest
+        file), and ``depths``, deepest first: ``accuracy`` and
+        ``accuracy_without_silence``, ``mean`` and ``std`` in percent,
+        ``recall``, the mean by class that has clips, ``microseconds`` (the
+        median) and ``runs``, what ``metrics.summarize`` gives by seed.
+    """
+    networks = {}
+    for row, by_seed in cells.items():
+        first = next(iter(by_seed.values()))
+        for suffix, form in first["forms"].items():
+            forms = [cell["forms"][suffix] for cell in by_seed.values()]
+            networks[", ".join(filter(None, [names[row], suffix]))] = {
+                "row": row,
+                "form": suffix,
+                "seeds": list(by_seed),
+                "parameters": first["parameters"],
+                "bytes": max(form["bytes"] for form in forms),
+                "depths": {
+                    depth: over_seeds(by_seed, suffix, depth)
+                    for depth in form["predicted"]
+                },
+            }
+    return networks
+
+
+def over_seeds(by_seed, form, depth):
+    """One network at one depth, see ``summary``."""
+    runs = {
+        seed: summarize(
+            cell["labels"],
+            cell["truth"],
+            cell["forms"][form]["predicted"][depth],
+        )
+        for seed, cell in by_seed.items()
+    }
+    times = [cell["forms"][form]["microseconds"] for cell in by_seed.values()]
+
+    def spread(key):
+        values = [run[key] for run in runs.values()]
+        several = len(values) > 1
+        return {
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if several else None,
+        }
+
+    recalls = [run["recall"] for run in runs.values()]
+    return {
+        "accuracy": spread("accuracy"),
+        "accuracy_without_silence": spread("accuracy_without_silence"),
+        "recall": {
+            label: statistics.mean(recall[label] for recall in recalls)
+            for label, value in recalls[0].items()
+            if value is not None
+        },
+        "microseconds": statistics.median(t[depth] for t in times)
+        if all(times)
+        else None,
+        "runs": runs,
+    }
+
+
+def differences(networks, cells):
+    """The best row against every other, and against the teacher by depth.
+
+    Arguments
+    ---------
+    networks : dict of str to dict
+        What ``summary`` gives.
+    cells : dict of str to dict
+        What it was given.
+
+    Returns
+    -------
+    list of dict
+        ``first``, ``second``: [name, depth]; ``seeds`` that both have;
+        ``difference``, ``low`` and ``high``, percentage points.
+    """
+    table = []
+    for (best, ours), (name, theirs) in product(networks.items(), repeat=2):
+        seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
+        if ours["row"] != BEST or theirs["row"] == BEST or not seeds:
+            continue
+        deepest = next(iter(theirs["depths"]))
+        depths = list(ours["depths"])
+        for depth in depths if theirs["row"] in REAL else depths[:1]:
+            difference, low, high = paired_bootstrap(
+                correct(cells, ours, seeds, depth),
+                correct(cells, theirs, seeds, deepest),
+            )
+            table.append(
+                {
+                    "first": (best, depth),
+                    "second": (name, deepest),
+                    "seeds": seeds,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return table
+
+
+def correct(cells, network, seeds, depth):
+    """Which clips a network recognises, [seeds, clips]."""
+    by_seed = [cells[network["row"]][seed] for seed in seeds]
+    return [
+        np.equal(
+            cell["forms"][network["form"]]["predicted"][depth], cell["truth"]
+        )
+        for cell in by_seed
+    ]
+
+
+def markdown(report):
+    """The report as results.md.
+
+    Arguments
+    ---------
+    report : dict
+        See ``compare``.
+
+    Returns
+    -------
+    str
+    """
+    silence = report["silence"]
+    seeds = ", ".join(map(str, report["seeds"]))
+    lines = [
+        f"{report['protocol']}, {report['clips']:,} test clips, seeds {seeds}: "
+        "test accuracy in percent, mean ± sample standard deviation.",
+        "",
+        "| network | depth | accuracy |"
+        + (" without silence |" if silence else "")
+        + " parameters | bytes | µs a clip |",
+        "|---|--:|--:|" + "--:|" * silence + "--:|--:|--:|",
+    ]
+    for name, network in report["networks"].items():
+        if network["seeds"] != report["seeds"]:
+            only = ", ".join(map(str, network["seeds"]))
+            name = f"{name} (only seeds {only})"
+        facts = [f"{network[key]:,}" for key in ("parameters", "bytes")]
+        for depth, row in network["depths"].items():
+            cells = [name, depth, percent(row["accuracy"])]
+            if silence:
+                cells.append(percent(row["accuracy_without_silence"]))
+            time = row["microseconds"]
+            cells += [*facts, f"{time:.1f}" if time else ""]
+            lines.append("| " + " | ".join(cells) + " |")
+            name, facts = "”", ["", ""]
+    lines += [
+        "",
+        "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
+        "and int8 ones in ONNX Runtime, and the time is that of one clip, "
+        "features given, one thread. The others run in PyTorch, at 4 bytes a "
+        "parameter.",
+    ]
+    if report["differences"]:
+        lines += [
+            "",
+            "Differences in percentage points, with 95 % intervals of a paired "
+            "bootstrap over the test clips, seeds averaged.",
+            "",
+            "| network | depth | minus | depth | difference | interval |",
+            "|---|--:|---|--:|--:|--:|",
+        ]
+    for row in report["differences"]:
+        cells = [
+            *(*row["first"], *row["second"]),
+            f"{row['difference']:+.2f}",
+            f"{row['low']:+.2f} to {row['high']:+.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(figure):
+    """Mean and, over several seeds, standard deviation."""
+    if figure["std"] is None:
+        return f"{figure['mean']:.2f}"
+    return f"{figure['mean']:.2f} ± {figure['std']:.2f}"
