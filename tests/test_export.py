@@ -206,6 +206,29 @@ def test_the_check_proves_every_binary_layer(network):
     assert names[:2] == ["conv2", "fc"] and len(names) == 2 + 3 * 4
 
 
+def test_the_check_allows_rounding_but_not_one_wrong_bit():
+    """Sums of 1,600 floats, some far from the whole numbers that they mean."""
+    network = tiny_bifsmn(
+        n_mels=32,
+        frames=32,
+        conv_channels=(64, 64),
+        weight_quantizer="bifsmnv2",
+        activation_quantizer="bifsmnv2",
+    )
+    conv2 = network.conv2
+    torch.nn.init.uniform_(conv2.weight, -0.7, 0.7)
+    conv2.weight.data[:8].abs_()
+    conv2.activation_quantizer.scale.fill_(2.6)
+    network.norm1.norm.weight.data.fill_(3.0)
+    network.norm1.norm.bias.data.zero_()
+    assert "conv2" in check_one_bit(network)
+    signs, scale = conv2.weight_quantizer.fold(conv2.weight)
+    signs[5, 3, 2, 1] ^= True
+    conv2.weight_quantizer.fold = lambda _: (signs, scale)
+    with pytest.raises(NotOneBitError, match="conv2 .* its sums are not"):
+        check_one_bit(network)
+
+
 def test_the_check_refuses_by_name(network):
     with pytest.raises(NotOneBitError, match="conv1 has real weights"):
         check_one_bit(DFSMN())

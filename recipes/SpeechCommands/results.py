@@ -359,7 +359,8 @@ def measure(run):
         try:
             check_one_bit(model)
             forms = one_bit(run.folder)
-        except NotOneBitError:
+        except NotOneBitError as error:
+            tqdm.write(f"{run}: measured in PyTorch, since {error}")
             forms = real(spotter)
     for name, file, front_end, logits in forms:
         clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
