@@ -64,7 +64,8 @@ def evaluate(args):
     from speechbrain_bifsmn.evaluation import evaluate_file
     from speechbrain_bifsmn.spotting import Spotter
 
-    trained = Spotter(args.model).model.meta
+    model = Spotter(args.model).model
+    trained = model.meta
     protocol, words = args.protocol, args.words
     if words:
         protocol = "words"
@@ -77,7 +78,12 @@ def evaluate(args):
     }
     with tempfile.TemporaryDirectory() as folder:
         prepare_speech_commands(
-            args.data, folder, protocol, words=words, **shares
+            args.data,
+            folder,
+            protocol,
+            words=words,
+            sample_rate=model.config.sample_rate,
+            **shares,
         )
         prepared = json.loads((Path(folder) / "prepare.json").read_text())
         report = {

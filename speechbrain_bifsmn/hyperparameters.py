@@ -75,12 +75,14 @@ def load_hyperparameters(path, overrides, used, optional=()):
         raise HyperparameterError(
             f"{path}: <{key}> refers to no key{_hint(key, keys)}"
         )
-    _check_types(path, overridden)
     try:
+        _check_types(path, overridden)
         with open(path, encoding="utf-8") as f:
             return load_hyperpyyaml(f, overrides)
     except YAMLError as error:
         raise HyperparameterError(f"{path}: {error.problem}") from error
+    except HyperparameterError:
+        raise
     except (
         TypeError,
         ValueError,

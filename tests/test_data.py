@@ -271,6 +271,21 @@ def test_two_releases_need_a_choice(tmp_path):
     prepare_speech_commands(tmp_path, **arguments)
 
 
+def test_an_archive_of_the_other_version_is_not_taken(tmp_path, monkeypatch):
+    make_archive(tmp_path / "speech_commands_v0.01", V1_WORDS, speakers(2))
+    arguments = {"save_folder": tmp_path / "s", "protocol": "V2-12"}
+    with pytest.raises(DataError, match="has .*v0.01, but V2-12 is of .*v0.02"):
+        prepare_speech_commands(tmp_path, **arguments)
+
+    def fetch(name, folder):
+        raise DataError(f"fetching {name}")
+
+    place = "speechbrain_bifsmn.data.prepare.download_archive"
+    monkeypatch.setattr(place, fetch)
+    with pytest.raises(DataError, match="fetching .*v0.02"):
+        prepare_speech_commands(tmp_path, download=True, **arguments)
+
+
 def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
     root = make_archive(tmp_path / "data", ("yes", "no"))
     save = tmp_path / "save"

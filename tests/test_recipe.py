@@ -23,6 +23,7 @@ from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
 from speechbrain_bifsmn.spotting import Spotter
+from tests.random_model import random_model
 
 REPO = Path(__file__).resolve().parents[1]
 TRAIN = REPO / "recipes/SpeechCommands/train.py"
@@ -102,6 +103,22 @@ def test_the_file_is_as_good_as_the_graph(results, model_file, archive, capsys):
     for depth, row in graph["depths"].items():
         found = report["depths"][depth]["accuracy"]
         assert abs(found - row["accuracy"]) <= 10
+
+
+def test_eval_reads_clips_at_the_rate_of_the_model(tmp_path, capsys):
+    sizes = {"sample_rate": 8000, "samples": 8000, "hop_length": 256}
+    model = random_model(classes=2, **sizes)
+    model.labels[:] = ["low", "high"]
+    (tmp_path / "8k.bifsmn").write_bytes(model.to_bytes())
+    for word in model.labels:
+        (tmp_path / "data" / word).mkdir(parents=True)
+        for i in range(40):
+            path = tmp_path / f"data/{word}/{i:08x}_nohash_0.wav"
+            soundfile.write(path, np.zeros(8000, np.int16), 8000)
+    paths = str(tmp_path / "8k.bifsmn"), str(tmp_path / "data")
+    cli.main(["eval", "-m", *paths, "--json", "--words", *model.labels])
+    report = json.loads(capsys.readouterr().out)
+    assert report["clips"] > 0 and set(report["depths"]) == set("8421")
 
 
 def test_a_trained_folder_can_be_moved(results, tmp_path):
@@ -386,17 +403,30 @@ def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
     assert not (tmp_path / "words/features").exists()
 
 
-def test_two_processes_train_one_model(results, archive, tmp_path):
+# Depths that are not drawn have norms without a gradient.
+SOME_DEPTHS = [
+    *("bifsmn_best.yaml", "--depths=[3, 2, 1]", "--distillation=[]"),
+    *("--depth_weights=[1.0, 0.5, 0.2]", "--cache_teacher=False"),
+]
+
+
+@pytest.mark.parametrize(
+    "options", [["bifsmn.yaml", *STUDENT], SOME_DEPTHS], ids=["all", "drawn"]
+)
+def test_two_processes_train_one_model(results, archive, tmp_path, options):
+    yaml, *options = options
+    layers = "layers=3" if "--depths=[3, 2, 1]" in options else "layers=2"
+    if yaml == "bifsmn.yaml":
+        options = [*options, f"--teacher_folder={results / 'dfsmn/1'}"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node=2", "--master_port=29617"),
             *(str(REPO / "tests/data_parallel.py"),),
-            *(str(REPO / "hparams/bifsmn.yaml"), f"--data_folder={archive}"),
+            *(str(REPO / "hparams" / yaml), f"--data_folder={archive}"),
             f"--results_folder={tmp_path}",
-            *SMALL,
-            *STUDENT,
-            f"--teacher_folder={results / 'dfsmn/1'}",
+            *[x.replace("layers=2", layers) for x in SMALL],
+            *options,
             *("--number_of_epochs=1", "--device=cpu"),
             "--distributed_backend=gloo",
         ],
@@ -405,7 +435,7 @@ def test_two_processes_train_one_model(results, archive, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert state(tmp_path / "words/bifsmn/1")
+    assert state(tmp_path / "words" / yaml.removesuffix(".yaml") / "1")
     # Both halves of the data were seen once, by one model.
     assert done.stdout.count("trained folder") == 1
 
@@ -596,7 +626,7 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     assert len(runs) == 4
     capsys.readouterr()
     table.main([*command, "--seeds", "3", "4", "--trained"])
-    assert "only seeds 3" in (tmp_path / "tones/results.md").read_text()
+    assert "(seed 3)" in (tmp_path / "tones/results.md").read_text()
     with pytest.raises(ValueError, match="nothing is trained"):
         table.main([*command, "--seeds", "4", "--trained"])
     assert len(runs) == 4
@@ -605,6 +635,11 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
         table.main(command)
     assert "best, seed 3: " in (err := capsys.readouterr().err)
     assert "lr 0.002, now it is 0.5" in err
+    # The table of what is trained goes without it.
+    with pytest.raises(ValueError, match="1 of 4 runs failed"):
+        table.main([*command, "--trained"])
+    table = json.loads(capsys.readouterr().out)
+    assert "1-bit" not in table["networks"] and len(table["networks"]) == 4
 
 
 def test_only_the_package_s_protocol_is_released(
@@ -615,6 +650,9 @@ def test_only_the_package_s_protocol_is_released(
     with pytest.raises(ValueError, match="trained on words.*one of GSC-10"):
         release.release(results / "bifsmn/1", tmp_path / "target")
     monkeypatch.setattr(release, "PROTOCOL", "words")
+    with pytest.raises(ValueError, match="tested on an own draw"):
+        release.release(results / "bifsmn/1", tmp_path / "target")
+    monkeypatch.setattr(release, "OWN_DRAW", None)
     monkeypatch.setattr(release, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="more than the 1,000"):
         release.release(results / "bifsmn/1", tmp_path / "target")
@@ -683,12 +721,17 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
     assert not any(tmp_path.rglob("*.csv"))
 
 
-def test_a_missing_key_is_named(tmp_path):
+def test_mistakes_in_a_yaml_are_named(tmp_path):
     text = (REPO / "hparams/dfsmn.yaml").read_text()
     path = tmp_path / "short.yaml"
-    path.write_text(text.replace("licence: Apache-2.0", ""))
-    with pytest.raises(ValueError, match="'licence' is missing"):
-        load_train().main([str(path), "--data_folder=x"])
+    for changed, words in [
+        (text.replace("licence: Apache-2.0", ""), "'licence' is missing"),
+        (text + "lr: 0.1\n", 'duplicate key "lr"'),
+        (text.replace("dropout: 0.2", "dropout: [0.2"), "expected"),
+    ]:
+        path.write_text(changed)
+        with pytest.raises(ValueError, match=words):
+            load_train().main([str(path), "--data_folder=x"])
 
 
 def test_a_run_is_not_resumed_under_other_settings(results, archive):
@@ -709,11 +752,12 @@ def test_a_run_is_not_resumed_under_other_settings(results, archive):
 
 def test_a_trial_run_leaves_the_real_one_alone(results, archive):
     run = results / "dfsmn/1"
-    files = [p for p in run.rglob("*") if p.suffix in (".ckpt", ".json")]
-    before = {p: p.read_bytes() for p in files}
-    options = "--number_of_epochs=4", "--debug"
-    train("dfsmn.yaml", archive, results.parent, *options)
-    assert all(p.read_bytes() == content for p, content in before.items())
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for option in "--debug", "--debug_persistently":
+        train("dfsmn.yaml", archive, results.parent, "--lr=0.5", option)
+    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert before.items() <= after.items()
+    assert all(run / "debug" in p.parents for p in after.keys() - before.keys())
 
 
 def test_without_matplotlib_nothing_but_pictures_is_missing(

@@ -203,7 +203,7 @@ def markdown(report):
     for name, network in report["networks"].items():
         if network["seeds"] != report["seeds"]:
             only = ", ".join(map(str, network["seeds"]))
-            name = f"{name} (only seeds {only})"
+            name += f" (seed{'s' * (len(network['seeds']) > 1)} {only})"
         facts = [f"{network[key]:,}" for key in ("parameters", "bytes")]
         for depth, row in network["depths"].items():
             cells = [name, depth, percent(row["accuracy"])]

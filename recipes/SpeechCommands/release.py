@@ -19,6 +19,7 @@ from pathlib import Path
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 
 from speechbrain_bifsmn.data.generated import GENERATED
+from speechbrain_bifsmn.data.prepare import OWN_DRAW
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import LOCAL_FACTS, export_folder
 from speechbrain_bifsmn.inference import trained_folder
@@ -112,8 +113,8 @@ def release(folder, target=FOLDER):
     Raises
     ------
     ValueError
-        If it is of another protocol than the package's, or the file is too
-        large to be shipped.
+        If it is of another protocol than the package's, was not tested on
+        the official clips, or the file is too large to be shipped.
     """
     source, target = trained_folder(folder), Path(target)
     training = json.loads((source / "training.json").read_text())
@@ -122,8 +123,19 @@ def release(folder, target=FOLDER):
             f"{source} was trained on {training['protocol']}, the network in "
             f"the package is one of {PROTOCOL}"
         )
+    if "test_manifest" not in training:
+        raise ValueError(
+            f"{source} does not say what it was tested on: it is a copy; "
+            "release the folder that train.py wrote"
+        )
     prepared = Path(training["test_manifest"]).parent
-    counts = json.loads((prepared / "prepare.json").read_text())["counts"]
+    seal = json.loads((prepared / "prepare.json").read_text())
+    if seal["asked"]["test"] == OWN_DRAW:
+        raise ValueError(
+            f"{source} was tested on an {OWN_DRAW}, the card is of the "
+            "official test archive: fetch that and train again"
+        )
+    counts = seal["counts"]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         out = Path(temporary) / target.name

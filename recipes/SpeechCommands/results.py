@@ -232,6 +232,15 @@ def complain(run, error):
     tqdm.write(f"error: {run}: {error}", file=sys.stderr)
 
 
+def attempt(work, run):
+    """What work gives for a run; None, after a complaint, if it fails."""
+    try:
+        return work(run)
+    except (ValueError, OSError) as error:
+        complain(run, error)
+        return None
+
+
 def one_bit(folder):
     """A 1-bit network as it is deployed: the exported file, in C.
 
@@ -418,7 +427,7 @@ def parse_arguments(arguments):
     args = parser.parse_args(arguments)
     if args.jobs < 1:
         parser.error("--jobs must be positive")
-    args.seeds = list(dict.fromkeys(args.seeds))
+    args.seeds = sorted(set(args.seeds))
     return args
 
 
@@ -427,21 +436,27 @@ def main(arguments):
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
     runs = plan(args)
+    # Of the others, which only teach, no results are asked for.
+    asked = [r for r in runs if r.row in args.rows and r.seed in args.seeds]
     if args.trained:
-        runs = [run for run in runs if is_trained(run)]
-        if not runs:
+        runs = asked
+        found = {run: attempt(is_trained, run) for run in runs}
+        trained = [run for run in runs if found[run]]
+        failed = list(found.values()).count(None)
+        if not trained and not failed:
             raise ValueError("nothing is trained yet: leave --trained out")
-    trained = train_all(runs, args.jobs)
+    else:
+        trained = train_all(runs, args.jobs)
+        failed = len(runs) - len(trained)
     cells = {}
-    failed = len(runs) - len(trained)
-    wanted = [run for run in trained if run.row in args.rows]
     # One after another, and nothing beside: time is measured.
-    for run in tqdm(wanted, "measured", unit="run"):
-        try:
-            cells.setdefault(run.row, {})[run.seed] = measure(run)
-        except (ValueError, OSError) as error:
-            complain(run, error)
+    measured = [run for run in asked if run in trained]
+    for run in tqdm(measured, "measured", unit="run"):
+        cell = attempt(measure, run)
+        if cell is None:
             failed += 1
+        else:
+            cells.setdefault(run.row, {})[run.seed] = cell
     if cells:
         names = {row: name for row, (name, *_) in ROWS.items()}
         write(compare(cells, names, args.protocol, args.seeds), args)

@@ -6,7 +6,8 @@
 Trains the teacher if there is none, then each pair from it, one process each;
 exports the result and measures the file in C. Rerun to resume: what is done is
 kept. Writes study.md (a table), study.json and study.png (accuracy against
-bytes and against time) to <results_folder>/<protocol>/study/<epochs>.
+bytes and against time) to <results_folder>/<protocol>/study/<epochs>. Its data
+are the YAMLs' own, not those of results.py: give it a folder of its own.
 """
 
 import argparse
@@ -85,9 +86,10 @@ def table(rows, args):
     for method in args.methods:
         ours = [rows[f"{method}-{kind}"] for kind in kinds]
         size, us = "not 1-bit", ""
-        if "bytes" in ours[0]:
-            size = f"{ours[0]['bytes']:,}"
-            us = f"{min(row['microseconds'][depth] for row in ours):.1f}"
+        files = [row for row in ours if "bytes" in row]
+        if files:
+            size = f"{files[0]['bytes']:,}"
+            us = f"{min(row['microseconds'][depth] for row in files):.1f}"
         cells = [method, *map(cell, ours), size, us]
         lines.append("| " + " | ".join(cells) + " |")
     means = [
@@ -105,7 +107,7 @@ def main(arguments):
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data_folder", required=True)
-    parser.add_argument("--results_folder", default="results", type=Path)
+    parser.add_argument("--results_folder", default="results/study", type=Path)
     parser.add_argument("--protocol", default="GSC-10")
     parser.add_argument("--classes", default=10, type=int)
     parser.add_argument("--epochs", default=20, type=int, help="of each run")
@@ -165,7 +167,11 @@ def main(arguments):
     with whole_file(study / "study.md") as part:
         part.write_text(text)
     print(text)
-    plot_study(rows, study / "study.png")
+    try:
+        plot_study(rows, study / "study.png")
+    except ImportError:
+        message = "no picture: pip install matplotlib draws it"
+        print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -265,10 +265,14 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
-    check(hparams)
     if run_opts["debug"] or run_opts["debug_persistently"]:
-        # A trial run leaves a real one alone.
-        hparams["output_folder"] += "/debug"
+        overrides = apart(hparams["output_folder"], overrides)
+        hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
+    check(hparams)
+    thin = len(hparams["model"].depths) - 1
+    if hparams.get("thin_depths", thin) < thin:
+        # Depths that are not drawn leave norms without a gradient.
+        hparams["find_unused_parameters"] = True
     sb.create_experiment_directory(
         hparams["output_folder"], hparams_file, overrides
     )
@@ -320,6 +324,16 @@ def main(arguments):
         test_loader_kwargs=hparams["valid_dataloader_opts"],
     )
     run_on_main(report, args=[brain, hparams, hparams_file, overrides, labels])
+
+
+def apart(folder, overrides):
+    """Overrides with which a trial run leaves a real one's folder alone."""
+    others = [
+        line
+        for line in overrides.splitlines()
+        if not line.startswith("output_folder:")
+    ]
+    return "\n".join([*others, f"output_folder: {folder}/debug"]) + "\n"
 
 
 def check(hparams):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from speechbrain_bifsmn import __version__
 from speechbrain_bifsmn.data.audio import SAMPLE_RATE, DataError, check_audio
+from speechbrain_bifsmn.data.download import ARCHIVES
 from speechbrain_bifsmn.data.download import download as download_archive
 from speechbrain_bifsmn.data.generated import generate_clips
 from speechbrain_bifsmn.data.manifest import Clip
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 NOISE = "_background_noise_"
+# What test clips are called where the official archive is missing.
+OWN_DRAW = "own draw"
 
 
 def prepare_speech_commands(
@@ -136,7 +139,7 @@ def prepare_speech_commands(
         "version": __version__,
         "protocol": asdict(protocol),
         "data": str(root),
-        "test": str(test_root) if test_root else "own draw",
+        "test": str(test_root) if test_root else OWN_DRAW,
         "unknown_percentage": unknown_percentage,
         "silence_percentage": silence_percentage,
         "validation_percentage": validation_percentage,
@@ -218,6 +221,15 @@ def _find_data(data_folder, protocol, download):
         for folder in sorted(data_folder.glob("speech_commands*"))
         if has_words(folder) and "test_set" not in folder.name
     ]
+    # An archive of the other version is other data than the protocol's.
+    other = [
+        folder
+        for folder in found
+        if folder.name in ARCHIVES
+        and folder.name != name
+        and protocol.name != "words"
+    ]
+    found = [folder for folder in found if folder not in other]
     exact = [folder for folder in found if folder.name == name]
     if len(exact or found) == 1:
         return (exact or found)[0]
@@ -228,6 +240,11 @@ def _find_data(data_folder, protocol, download):
         )
     if download:
         return download_archive(name, data_folder)
+    if other:
+        raise DataError(
+            f"{data_folder}: has {other[0].name}, but {protocol.name} is of "
+            f"{name}: fetch that with --download"
+        )
     if not data_folder.is_dir():
         raise DataError(
             f"{data_folder}: there is no such folder: point --data_folder at "
