@@ -10,9 +10,12 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 
 
-def python(code):
+def python(code, folder=None):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
     )
 
 
@@ -71,6 +74,27 @@ def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
     ):
         assert f"speechbrain_bifsmn/{name}" in names
     assert any("_native" in name for name in names)
+
+    # All of it runs, from there.
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    done = python(
+        "import pkgutil, speechbrain_bifsmn\n"
+        "for module in pkgutil.walk_packages(\n"
+        "    speechbrain_bifsmn.__path__, 'speechbrain_bifsmn.'):\n"
+        "    __import__(module.name)\n"
+        "from speechbrain_bifsmn import cli\n"
+        "cli.main(['info'])\n"
+        "print(speechbrain_bifsmn.__file__)",
+        installed,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NativeEngine" in done.stdout and str(installed) in done.stdout
+    ours = {
+        f"speechbrain_bifsmn/{path.relative_to(REPO / 'speechbrain_bifsmn')}"
+        for path in (REPO / "speechbrain_bifsmn").rglob("*.py")
+    }
+    assert ours <= set(names)
 
 
 def test_without_a_compiler_it_still_installs(tmp_path):
