@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arm.count import print_table as print_counts
 from contenders import (
     ROOT,
     CLibrary,
@@ -505,7 +506,10 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks/results"
+        "--output",
+        type=Path,
+        help="folder for the JSON (default: benchmarks/results, and none with "
+        "--only, which would replace a whole report by a part)",
     )
     arguments = parser.parse_args()
 
@@ -545,17 +549,22 @@ def main():
         if problem:
             bench.missing[ARM] = problem
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", report["cpu"].lower()).strip("-")
-    path = arguments.output / f"{name}.json"
-    path.write_text(text + "\n")
     if arguments.json:
         print(text)
     else:
         print_tables(report)
         if report["arm"]:
-            print(f"\n{ARM}", arm()[0].rstrip(), sep="\n")
-        print(f"\n{path}")
+            print(f"\n{ARM}")
+            print_counts(report["arm"])
+    output = arguments.output
+    if output is None and not arguments.only:
+        output = ROOT / "benchmarks/results"
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^a-z0-9]+", "-", report["cpu"].lower()).strip("-")
+        path = output / f"{name}.json"
+        path.write_text(text + "\n")
+        print(f"\n{path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,10 @@ def spot(args):
 
 def evaluate(args):
     """Accuracy at each depth on a protocol's test clips."""
-    from speechbrain_bifsmn.data.prepare import prepare_speech_commands
+    from speechbrain_bifsmn.data.prepare import (
+        SHARES,
+        prepare_speech_commands,
+    )
     from speechbrain_bifsmn.evaluation import evaluate_file
     from speechbrain_bifsmn.spotting import Spotter
 
@@ -71,11 +74,7 @@ def evaluate(args):
         protocol = "words"
     elif not protocol:
         protocol, words = trained.get("protocol"), trained.get("words")
-    shares = {
-        key: trained[key]
-        for key in ("unknown_percentage", "silence_percentage")
-        if key in trained
-    }
+    shares = {key: trained[key] for key in SHARES if key in trained}
     with tempfile.TemporaryDirectory() as folder:
         prepare_speech_commands(
             args.data,

@@ -111,6 +111,7 @@ def _library():
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, *arguments in (
         ("open", ctypes.c_int, pointer, ctypes.c_char_p, pointer),
+        ("weights", size, size, size),
         ("scratch", size, pointer, size),
         ("linear", None, pointer, size, *[pointer] * 3),
         ("memory", None, pointer, size, size, *[pointer] * 3),
@@ -281,7 +282,7 @@ class _PackedLayer(_Packed):
     def _fill(self):
         """The struct, with the weights as the kernels have them."""
         lib = _library()
-        size = 8 * ((self.outputs + 63) // 64 * 64) * ((self.terms + 63) // 64)
+        size = lib.bifsmn_packed_weights(self.outputs, self.terms)
         packed = torch.empty(size, dtype=torch.uint8, device="cpu")
         struct = _Struct(
             inputs=self.inputs,
@@ -298,7 +299,7 @@ class _PackedLayer(_Packed):
         kernel = os.environ.get("BIFSMN_KERNEL")
         if lib.bifsmn_packed_open(
             ctypes.addressof(struct),
-            kernel and kernel.encode(),
+            kernel.encode() if kernel else None,
             packed.data_ptr() if self._packs else None,
         ):
             raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from speechbrain_bifsmn.export.file import Model, ModelFileError
+from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from tests import reference
 from tests.random_model import random_model
@@ -174,11 +175,14 @@ def pcm_like_speech(samples, seed):
         {"n_fft": 128, "win_length": 128, "samples": 400},
         {"n_fft": 512, "win_length": 400, "samples": 1000, "frames": 3},
         {"hop_length": 80, "win_length": 64},
+        # Longer than its frames: what came first is left out.
+        {"hop_length": 64, "frames": 6, "samples": 1000},
     ],
 )
-def test_front_end_is_at_most_one_step_off(sizes):
+@pytest.mark.parametrize("engine", [NativeEngine, NumbaEngine])
+def test_front_end_is_at_most_one_step_off(sizes, engine):
     model = make(**sizes)
-    engine = NativeEngine(model.to_bytes())
+    engine = engine(model.to_bytes())
     off, total = 0, 0
     for seed in range(3):
         pcm = pcm_like_speech(model.config.samples, seed)
@@ -208,15 +212,20 @@ def test_pcm_to_scores_is_both_steps():
     )
 
 
-def test_two_threads_share_a_file():
+@pytest.mark.parametrize("shared", ["file", "engine"])
+def test_two_threads_share(shared):
     model = make(**dict.fromkeys(SMALL))
     data = model.to_bytes()
     pcm = [pcm_like_speech(model.config.samples, i) for i in range(2)]
     alone = [NativeEngine(data).scores_pcm(pcm[i], 8 - i) for i in range(2)]
     together = [[], []]
 
+    engines = [NativeEngine(data)] * 2
+    if shared == "file":
+        engines[1] = NativeEngine(data)
+
     def work(i):
-        engine = NativeEngine(data)
+        engine = engines[i]
         for _ in range(100):
             together[i].append(engine.scores_pcm(pcm[i], 8 - i))
 

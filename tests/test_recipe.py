@@ -18,7 +18,7 @@ import torch
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.brain import KeywordBrain
-from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol
+from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol, which_split
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
@@ -100,15 +100,17 @@ def test_the_file_is_as_good_as_the_graph(results, model_file, archive, capsys):
     report = json.loads(capsys.readouterr().out)
     graph = json.loads((results / "bifsmn/1/results.json").read_text())
     assert report["engine"] == "NativeEngine"
+    assert Spotter(model_file).model.meta["testing_percentage"] == 10
     for depth, row in graph["depths"].items():
         found = report["depths"][depth]["accuracy"]
         assert abs(found - row["accuracy"]) <= 10
 
 
-def test_eval_reads_clips_at_the_rate_of_the_model(tmp_path, capsys):
+def test_eval_takes_rate_and_split_of_the_model(tmp_path, capsys):
     sizes = {"sample_rate": 8000, "samples": 8000, "hop_length": 256}
     model = random_model(classes=2, **sizes)
     model.labels[:] = ["low", "high"]
+    model.meta["testing_percentage"] = 40
     (tmp_path / "8k.bifsmn").write_bytes(model.to_bytes())
     for word in model.labels:
         (tmp_path / "data" / word).mkdir(parents=True)
@@ -118,7 +120,9 @@ def test_eval_reads_clips_at_the_rate_of_the_model(tmp_path, capsys):
     paths = str(tmp_path / "8k.bifsmn"), str(tmp_path / "data")
     cli.main(["eval", "-m", *paths, "--json", "--words", *model.labels])
     report = json.loads(capsys.readouterr().out)
-    assert report["clips"] > 0 and set(report["depths"]) == set("8421")
+    names = [f"{i:08x}" for i in range(40)]
+    test = [which_split(name, 10, 40) == "test" for name in names]
+    assert report["clips"] == 2 * sum(test) > 20
 
 
 def test_a_trained_folder_can_be_moved(results, tmp_path):
@@ -202,6 +206,18 @@ def test_a_package_builds_in_an_empty_folder(results, tmp_path):
     )
     array = subprocess.run([tmp_path / "both"], capture_output=True).stdout
     assert array == (package / "model.bifsmn").read_bytes()
+
+
+def test_a_package_replaces_no_other_project(results, tmp_path, capsys):
+    mine = tmp_path / "README.md"
+    mine.write_text("mine")
+    command = ["export", str(results / "bifsmn/1"), "--package", str(tmp_path)]
+    with pytest.raises(SystemExit, match="has a README.md and is no package"):
+        cli.main(command)
+    assert [*tmp_path.iterdir()] == [mine] and mine.read_text() == "mine"
+    mine.unlink()
+    cli.main(command)
+    cli.main(command)  # its own are replaced
 
 
 def test_a_package_builds_for_aarch64(results, tmp_path):

@@ -104,6 +104,9 @@ def model_cycles(plugin, program, model, folder):
         )
         return None
     _, addresses = execute(plugin, program, model, 1, 1, "neon", GEMM)
+    if not addresses:
+        print(f"{GEMM} is not part of this network", file=sys.stderr)
+        return None
     text = {}
     listing = run(
         *("aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn"),
@@ -164,7 +167,7 @@ def print_table(result):
             key=lambda name: -max(c.get(name, 0) for c in depths.values()),
         )
         print(f"\n{kernels}: instructions of one run, features to scores")
-        print(f"{'depth':32}" + "".join(f"{d:>11,}" for d in depths))
+        print(f"{'depth':32}" + "".join(f"{d:>11}" for d in depths))
         for name in names:
             cells = [counts.get(name, 0) for counts in depths.values()]
             if max(cells) >= 100:

@@ -38,7 +38,7 @@ static size_t read_wav(const char *name, int rate) /* to pcm: how many */
         fail(name, "not a WAV file");
     for (;; at += 8 + size + size % 2) { /* from chunk to chunk */
         if (at + 8 > end || (size = u32(wav + at + 4)) > end - at - 8)
-            fail(name, "the WAV file is truncated or has no data");
+            fail(name, "the WAV file is truncated, too long or has no data");
         if (!memcmp(wav + at, "fmt ", 4) && size >= 16) /* PCM, mono; bits */
             known = u32(wav + at + 8) == 1 + (1 << 16) &&
                     u32(wav + at + 12) == (size_t)rate && wav[at + 22] == 16;
@@ -57,9 +57,9 @@ int main(int argc, char **argv)
     size_t size = argc > 2 ? read_file(argv[1], model) : 0, bytes, last, at;
     struct bifsmn_info info;
     void *room;
-    bifsmn *net;
+    bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, i, top;
-    double start = 0, surest = 0, sum;
+    double start = 0, surest = 0, sum, step;
     const char *best = "_", *label; /* _silence_ and its like are no keywords */
 
     if (argc < 3)
@@ -71,8 +71,9 @@ int main(int argc, char **argv)
     depth = argc > 3 ? atoi(argv[3]) : info.depth[0];
     last = read_wav(argv[2], info.sample_rate);
     last -= last < (size_t)info.samples ? last : (size_t)info.samples;
-    for (at = 0;; at += (size_t)(info.stride * info.stride * info.hop_length)) {
-        at = at < last ? at : last; /* steps are the least it can tell apart */
+    /* The least that it can tell apart. */
+    step = (double)info.stride * info.stride * info.hop_length;
+    for (at = 0;; at = at + step < last ? at + (size_t)step : last) {
         error = bifsmn_run(net, pcm + at, (size_t)info.samples, depth, scores);
         if (error)
             fail(argv[1], bifsmn_message(error));

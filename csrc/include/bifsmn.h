@@ -120,7 +120,9 @@ BIFSMN_API int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples,
 
 /* For tests: call `trace` after every stage with what it made, position by
  * position; NULL stops it. Bits are rows of 64-bit words, 1 is +1, bit i of a
- * row in its word i / 64. k counts the layers that run at this depth.
+ * row in its word i / 64; of a model with two planes the second plane comes
+ * after the whole first one, as `bytes` tells. k counts the layers that run at
+ * this depth.
  *
  *     "features"   int8  [T0][M0]     "memory" k      float [T2][C]
  *     "conv1"      bits  [T1][M1][C1] "pointwise1" k  bits  [T2][E]

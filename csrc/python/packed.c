@@ -27,6 +27,7 @@ struct bifsmn_packed {
 
 BIFSMN_API int bifsmn_packed_open(struct bifsmn_packed *p, const char *name,
                                   uint8_t *room);
+BIFSMN_API size_t bifsmn_packed_weights(size_t outputs, size_t terms);
 BIFSMN_API size_t bifsmn_packed_scratch(const struct bifsmn_packed *p,
                                         size_t mels);
 BIFSMN_API void bifsmn_packed_linear(const struct bifsmn_packed *p, size_t M,
@@ -41,9 +42,14 @@ BIFSMN_API void bifsmn_packed_norm(size_t M, size_t N, size_t inner,
                                    const float *x, const float *constants,
                                    float *y);
 
+/* Bytes of the room that bifsmn_packed_open takes. */
+size_t bifsmn_packed_weights(size_t outputs, size_t terms)
+{
+    return (size_t)b1_packed_size(outputs, terms);
+}
+
 /* Takes the kernels of that name, or the best if NULL, and lets them pack the
- * weights of all but a memory into `room`, b1_packed_size bytes at a multiple
- * of 64. */
+ * weights of all but a memory into `room`, at a multiple of 64. */
 int bifsmn_packed_open(struct bifsmn_packed *p, const char *name,
                        uint8_t *room)
 {

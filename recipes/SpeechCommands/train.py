@@ -40,7 +40,7 @@ from speechbrain_bifsmn.data.features import (
 )
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
-from speechbrain_bifsmn.data.prepare import prepare_speech_commands
+from speechbrain_bifsmn.data.prepare import SHARES, prepare_speech_commands
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
     check_same_run,
@@ -66,8 +66,6 @@ FACTS = (
     "licence",
     "protocol",
     "words",
-    "unknown_percentage",
-    "silence_percentage",
     *GENERATED,
     "epoch_clips",
     "seed",
@@ -383,6 +381,8 @@ def report(brain, hparams, hparams_file, overrides, labels):
     asked = json.loads((prepared / "prepare.json").read_text())["asked"]
     facts = {
         **{key: hparams[key] for key in FACTS if key in hparams},
+        # As prepared: with skip_prep the YAML may say otherwise.
+        **{key: asked[key] for key in SHARES},
         "epochs": hparams["number_of_epochs"],
         "best_epoch": hparams["epoch_counter"].current,
     }

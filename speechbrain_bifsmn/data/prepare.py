@@ -37,6 +37,13 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 NOISE = "_background_noise_"
+# What, beside data and protocol, decides which clips are test clips.
+SHARES = (
+    "unknown_percentage",
+    "silence_percentage",
+    "validation_percentage",
+    "testing_percentage",
+)
 # What test clips are called where the official archive is missing.
 OWN_DRAW = "own draw"
 

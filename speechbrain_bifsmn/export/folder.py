@@ -14,7 +14,7 @@ from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.fold import ExportError, fold
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
-from speechbrain_bifsmn.export.package import write_package
+from speechbrain_bifsmn.export.package import check_free, write_package
 from speechbrain_bifsmn.export.reference import TorchEngine
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
@@ -58,12 +58,15 @@ def export_folder(
     ------
     ExportError
         If the network is not 1-bit or does not fit the format, naming the
-        layer; if two implementations disagree, naming the stage; or if the
-        labels are not those of the clips. Nothing is written in any case.
+        layer; if two implementations disagree, naming the stage; if the
+        labels are not those of the clips; or if a package would replace
+        somebody's README or Makefile. Nothing is written in any case.
     FileNotFoundError
         If there is no trained folder, or no such manifest.
     """
-    source = trained_folder(folder)
+    source, output = trained_folder(folder), Path(output)
+    if package:
+        check_free(output)
     if manifest is not None and not Path(manifest).is_file():
         raise FileNotFoundError(f"no manifest {manifest}")
     facts = json.loads((source / "training.json").read_text())
@@ -96,14 +99,13 @@ def export_folder(
     if rows:
         accuracy = compare_accuracy(spotter, engine, model, rows, features)
 
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    path = output / "model.bifsmn"
-    with whole_file(path) as part:
-        part.write_bytes(data)
     write_golden(output, reference)
     if package:
         write_package(output, model, data)
+    path = output / "model.bifsmn"
+    with whole_file(path) as part:
+        part.write_bytes(data)
     report = {
         "file": str(path),
         "bytes": len(data),

@@ -9,6 +9,7 @@ offset and size in bytes.
 import numpy as np
 
 from speechbrain_bifsmn.export.file import pack_bits
+from speechbrain_bifsmn.files import whole_file
 
 
 def golden_clips(samples, seed=0):
@@ -73,6 +74,8 @@ def write_golden(folder, engine):
                 f"{len(body)} {len(stored)}\n"
             )
             body += stored
-    (folder / "golden.bin").write_bytes(body)
-    (folder / "golden.txt").write_text("".join(lines))
+    with whole_file(folder / "golden.bin") as part:
+        part.write_bytes(body)
+    with whole_file(folder / "golden.txt") as part:
+        part.write_text("".join(lines))
     return len(lines)

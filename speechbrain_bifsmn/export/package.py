@@ -9,6 +9,8 @@ import re
 from importlib import resources
 
 from speechbrain_bifsmn import __version__
+from speechbrain_bifsmn.export.fold import ExportError
+from speechbrain_bifsmn.files import whole_file
 
 INCLUDE = re.compile(r'^#include "(\w+\.h)"\n', re.MULTILINE)
 
@@ -49,7 +51,8 @@ README = """\
 `bifsmn.h` is the whole interface, `bifsmn.c` the library with every kernel;
 it needs libc and libm and allocates nothing. `model.bifsmn` is the model, and
 `model.h` the same bytes as a C array, for a device without files. `golden.bin`
-holds what every stage gives for four clips, `golden.txt` where each lies.
+holds what every stage gives for four clips, `golden.txt` where each lies; bits
+in two planes are there one plane after the other.
 
 Keywords: {labels}. Depths: {depths}. Written by speechbrain_bifsmn {version};
 Apache-2.0.
@@ -84,7 +87,31 @@ def write_package(folder, model, data):
         ),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def check_free(folder):
+    """Refuse a folder that has a README or Makefile of somebody else's.
+
+    Arguments
+    ---------
+    folder : Path
+        Where a package is wanted.
+
+    Raises
+    ------
+    ExportError
+        Naming the file that would be lost.
+    """
+    if (folder / "model.bifsmn").exists():
+        return
+    for name in ("README.md", "Makefile"):
+        if (folder / name).exists():
+            raise ExportError(
+                f"{folder} has a {name} and is no package yet: a package "
+                "takes a folder of its own"
+            )
 
 
 def amalgamate(src):

@@ -29,8 +29,10 @@ def features(model, pcm):
             f"expected at most {c.samples} int16 samples, "
             f"got {pcm.dtype} {list(pcm.shape)}"
         )
-    x = np.zeros(c.front_padding + c.samples)
-    x[c.front_padding : c.front_padding + len(pcm)] = pcm / 32768
+    x = np.zeros(max(c.front_padding, 0) + c.samples)
+    x[len(x) - c.samples :][: len(pcm)] = pcm / 32768
+    # Less than none: windows that end before the first sample are left out.
+    x = x[max(-c.front_padding, 0) :]
     windows = np.lib.stride_tricks.sliding_window_view(x, c.win_length)
     phase = 2 * np.pi * np.arange(c.win_length) / c.win_length
     hann = 0.5 - 0.5 * np.cos(phase)

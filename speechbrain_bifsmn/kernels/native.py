@@ -6,6 +6,7 @@ csrc/include/bifsmn.h; this module calls them and checks what goes in.
 
 import ctypes
 import os
+import threading
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def kernel_names():
 class NativeEngine:
     """One model in the C runtime.
 
-    Not for two threads at once; two engines may share ``data``.
+    Threads that share one take turns; engines of their own may share ``data``.
 
     Arguments
     ---------
@@ -139,6 +140,8 @@ class NativeEngine:
             )
         )
         self._workspace = np.empty(size.value, np.uint8)
+        # ctypes lets other threads run meanwhile, and there is one workspace.
+        self._lock = threading.RLock()
         self._net = ctypes.c_void_p()
         self._check(
             self._lib.bifsmn_open(
@@ -177,11 +180,11 @@ class NativeEngine:
         """
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
         out = np.empty((self.info.frames, self.info.mels), np.int8)
-        self._check(
-            self._lib.bifsmn_features(
+        with self._lock:
+            error = self._lib.bifsmn_features(
                 self._net, pcm.ctypes.data, pcm.size, out.ctypes.data
             )
-        )
+        self._check(error)
         return out
 
     def scores(self, features, depth):
@@ -201,11 +204,11 @@ class NativeEngine:
         shape = self.info.frames, self.info.mels
         features = _checked(features, np.int8, shape, "features")
         out = np.empty(self.info.classes, np.float32)
-        self._check(
-            self._lib.bifsmn_run_features(
+        with self._lock:
+            error = self._lib.bifsmn_run_features(
                 self._net, features.ctypes.data, depth, out.ctypes.data
             )
-        )
+        self._check(error)
         return out
 
     def scores_pcm(self, pcm, depth):
@@ -224,12 +227,12 @@ class NativeEngine:
         """
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
         out = np.empty(self.info.classes, np.float32)
-        self._check(
-            self._lib.bifsmn_run(
+        with self._lock:
+            error = self._lib.bifsmn_run(
                 *(self._net, pcm.ctypes.data, pcm.size),
                 *(depth, out.ctypes.data),
             )
-        )
+        self._check(error)
         return out
 
     def trace(self, features, depth):
@@ -277,11 +280,12 @@ class NativeEngine:
             else:
                 stages[key] = np.frombuffer(raw, np.float32).reshape(shape)
 
-        self._lib.bifsmn_set_trace(self._net, keep, None)
-        try:
-            self.scores(features, depth)
-        finally:
-            self._lib.bifsmn_set_trace(self._net, TRACE(), None)
+        with self._lock:
+            self._lib.bifsmn_set_trace(self._net, keep, None)
+            try:
+                self.scores(features, depth)
+            finally:
+                self._lib.bifsmn_set_trace(self._net, TRACE(), None)
         return stages
 
     def _check(self, error):
