@@ -12,6 +12,11 @@ from torch.optim.swa_utils import update_bn
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import load_weights
 from speechbrain_bifsmn.metrics import summarize
+from speechbrain_bifsmn.quantizers import (
+    auxiliary_loss,
+    quantizers_of,
+    set_progress,
+)
 
 # Keys of a training YAML that KeywordBrain reads.
 BRAIN_KEYS = {
@@ -224,7 +229,7 @@ class KeywordBrain(sb.Brain):
             if not train:
                 self.predictions[depth] += logits.argmax(-1).tolist()
         if train:
-            total = total + self.auxiliary_loss()
+            total = total + auxiliary_loss(self.modules.model)
         else:
             self.truth += truth.tolist()
         return total
@@ -248,7 +253,7 @@ class KeywordBrain(sb.Brain):
         They are not decayed, and learn ``lr_factor`` times as fast.
         """
         groups, apart = [], set()
-        for quantizer in self.quantizers():
+        for quantizer in quantizers_of(self.modules.model):
             parameters = list(quantizer.parameters())
             if parameters:
                 apart.update(parameters)
@@ -267,26 +272,15 @@ class KeywordBrain(sb.Brain):
         for group in self.optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
 
-    def quantizers(self):
-        """Binarizers of the model."""
-        for module in self.modules.model.modules():
-            if hasattr(module, "auxiliary_loss"):
-                yield module
-
-    def auxiliary_loss(self):
-        """Sum of the binarizers' own losses."""
-        return sum(q.auxiliary_loss() for q in self.quantizers())
-
     def on_stage_start(self, stage, epoch=None):
         """Reset the counts; seed the epoch, so that a resumed run repeats."""
         self.truth = []
         self.predictions = {depth: [] for depth in self.depths}
         if stage == sb.Stage.TRAIN:
             torch.manual_seed(self.hparams.seed + epoch)
-            for quantizer in self.quantizers():
-                quantizer.set_progress(
-                    (epoch - 1) / self.hparams.number_of_epochs
-                )
+            set_progress(
+                self.modules.model, (epoch - 1) / self.hparams.number_of_epochs
+            )
         if stage == sb.Stage.VALID and self.recent_feats:
             self.measure_norms()
 

@@ -12,6 +12,36 @@ from torch import nn
 from speechbrain_bifsmn.layers import layers_of
 
 
+def taught_layers(features, targets):
+    """Which layer of who teaches each layer of the student learns from.
+
+    Arguments
+    ---------
+    features, targets : list
+        One entry for each executed layer, of the student and of who teaches.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+
+    Example
+    -------
+    >>> taught_layers([None] * 2, [None] * 8)
+    [3, 7]
+    """
+    if not 1 <= len(features) <= len(targets):
+        raise ValueError(
+            f"{len(features)} layers cannot learn from {len(targets)}: losses "
+            "that compare layers need some, and no more than the teacher has"
+        )
+    return layers_of(len(targets), len(features))
+
+
 class Distillation(nn.Module):
     """Interface of a distillation loss.
 
@@ -290,7 +320,7 @@ class HED(Distillation):
 
     def forward(self, logits, features, targets):
         """See ``Distillation``."""
-        layers = layers_of(len(targets), len(features))
+        layers = taught_layers(features, targets)
         return self.weight * sum(
             energy_distance(ours, targets[layer])
             for ours, layer in zip(features, layers, strict=True)
@@ -351,7 +381,7 @@ class FID(Distillation):
         their_logits, bands = targets
         total = F.mse_loss(logits.float(), their_logits)
         for ours, layer in zip(
-            features, layers_of(len(bands), len(features)), strict=True
+            features, taught_layers(features, bands), strict=True
         ):
             for band, target in zip(
                 self._bands(ours), bands[layer], strict=True
@@ -396,7 +426,7 @@ class AttentionTransfer(Distillation):
 
     def forward(self, logits, features, targets):
         """See ``Distillation``."""
-        layers = layers_of(len(targets), len(features))
+        layers = taught_layers(features, targets)
         return self.weight * sum(
             distance(self._attention(ours), targets[layer])
             for ours, layer in zip(features, layers, strict=True)

@@ -313,7 +313,8 @@ class IntegerConv2d(Conv2d):
 
     def quantized_input(self, x):
         """The features, rounded and clipped to int8 steps."""
-        return torch.round(x / self.step).clamp(-128, 127) * self.step
+        steps = _RoundThrough.apply(x / self.step)
+        return steps.clamp(-128, 127) * self.step
 
 
 class IntegerLinear(nn.Linear):

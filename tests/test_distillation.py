@@ -169,7 +169,16 @@ def test_attention_by_hand():
     assert torch.allclose(loss(None, [student], targets), expected)
 
 
-def test_thin_paths_learn_from_the_next_deeper_one(monkeypatch):
+@pytest.mark.parametrize("loss", [HED, FID, AttentionTransfer])
+def test_layers_that_nobody_teaches_are_refused(loss):
+    loss, logits = loss(), torch.zeros(3, 4)
+    for ours, theirs in (4, 2), (0, 2):
+        targets = loss.targets(logits, random_features(theirs))
+        with pytest.raises(ValueError, match=f"{ours} layers .* from {theirs}"):
+            loss(logits, random_features(ours), targets)
+
+
+def test_thin_paths_learn_from_the_next_deeper_one():
     """In the step of the Brain: who teaches whom, and what has a gradient."""
     loss = SubNetworkDistillation(weight=2.0, temperature=1.0)
     brain = KeywordBrain.__new__(KeywordBrain)
@@ -177,7 +186,7 @@ def test_thin_paths_learn_from_the_next_deeper_one(monkeypatch):
     brain.hparams = SimpleNamespace(label_smoothing=0.0)
     brain.depths = [4, 2, 1]
     brain.depth_weights = {4: 1.0, 2: 0.5, 1: 0.25}
-    monkeypatch.setattr(KeywordBrain, "auxiliary_loss", lambda self: 0.0)
+    brain.modules = SimpleNamespace(model=torch.nn.Module())
     torch.manual_seed(0)
     logits = [torch.randn(3, 5, requires_grad=True) for _ in range(3)]
     outputs = dict(zip((4, 2, 1), ((x, []) for x in logits), strict=True))
@@ -221,13 +230,13 @@ def test_binarizers_learn_slower_and_are_not_decayed():
         assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, 0.25))
 
 
-def test_drawn_depths_have_the_loss_of_all_on_average(monkeypatch):
+def test_drawn_depths_have_the_loss_of_all_on_average():
     brain = KeywordBrain.__new__(KeywordBrain)
     brain.losses = []
     brain.hparams = SimpleNamespace(label_smoothing=0.0)
     brain.depths = [8, 4, 2, 1]
     brain.depth_weights = {8: 1.0, 4: 0.5, 2: 0.25, 1: 0.125}
-    monkeypatch.setattr(KeywordBrain, "auxiliary_loss", lambda self: 0.0)
+    brain.modules = SimpleNamespace(model=torch.nn.Module())
     batch = SimpleNamespace(
         target=SimpleNamespace(data=torch.tensor([[1], [0]]))
     )

@@ -138,6 +138,9 @@ def test_student_starts_from_the_teacher():
     with pytest.raises(ValueError, match="does not match"):
         wide = BiFSMN(**sizes | {"expansion": 48}, layers=4, depths=[4])
         wide.copy_weights(teacher)
+    for other in {"layers": 6}, {"layers": 4, "left": 4, "right": 0}:
+        with pytest.raises(ValueError, match="left, right and dilation"):
+            student.copy_weights(DFSMN(**sizes, **other))
 
 
 def test_thinner_depths_share_weights_but_not_private_norms():

@@ -1,5 +1,6 @@
 """Every binarizer is 1-bit, and its gradient is the one of its formula."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,7 +9,15 @@ import torch
 from torch.nn.init import normal_, uniform_
 
 from speechbrain_bifsmn.layers import NormPReLU
-from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, fused, make
+from speechbrain_bifsmn.quantizers import (
+    ACTIVATIONS,
+    WEIGHTS,
+    auxiliary_loss,
+    fused,
+    make,
+    set_progress,
+)
+from tests.tiny import tiny_bifsmn
 
 PROGRESS = (0.0, 0.4, 0.95)
 
@@ -285,3 +294,23 @@ def test_rprelu_folds_to_what_it_computes(slope):
     z = scale * x + bias
     expected = np.where(z >= 0, z, slopes * z) + shift.numpy()
     assert np.allclose(layer(x).detach().numpy(), expected)
+
+
+def test_a_loop_of_ones_own_advances_schedules_and_frees_graphs():
+    model = tiny_bifsmn(weight_quantizer="irnet", activation_quantizer="rad")
+    for _ in range(3):
+        for _ in range(10):
+            model(torch.randn(2, 32, 20)).sum().backward()
+        copy.deepcopy(model)
+    loss = auxiliary_loss(model)
+    loss.backward()
+    assert loss > 0 and auxiliary_loss(model) == 0
+    before = model.conv2.weight_quantizer.ede.t
+    set_progress(model, 0.5)
+    assert model.conv2.weight_quantizer.ede.t > before
+
+
+@pytest.mark.parametrize("method", ["irnet", "recu"])
+def test_one_weight_has_no_deviation(method):
+    with pytest.raises(ValueError, match=f"{method} .* more taps"):
+        tiny_bifsmn(weight_quantizer=method, left=0, right=0)

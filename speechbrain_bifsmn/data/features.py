@@ -165,7 +165,13 @@ class CachedFeatures:
             "samples": self.samples,
             "step": self.step,
             "copies": self.copies,
-            "augment": self.augment and self.augment.describe(),
+            "augment": self.augment
+            and [
+                str(type(self.augment)),
+                self.augment.describe(),
+                self.noise is not None
+                and hashlib.sha256(self.noise.numpy().tobytes()).hexdigest(),
+            ],
             "seed": self.seed if self.augment else 0,
         }
         text = json.dumps(facts, sort_keys=True)
@@ -220,6 +226,8 @@ class CachedLogits:
         for name, value in network.state_dict().items():
             digest.update(name.encode())
             digest.update(value.numpy().tobytes())
+        # What weights do not tell, such as a dilation.
+        digest.update(self._ask(network, slice(0, 1)).numpy().tobytes())
         path = features.path.with_name(f"logits-{digest.hexdigest()[:12]}.npy")
         if not path.exists():
             with whole_file(path) as part, open(part, "wb") as out:
@@ -231,15 +239,20 @@ class CachedLogits:
         place = self.features.place(clip_id, epoch)
         return torch.from_numpy(self.logits[place])
 
-    @torch.no_grad()
     def _compute(self, network, name):
+        copies, clips = self.features.features.shape[:2]
+        starts = range(0, copies * clips, self.batch)
+        logits = [
+            self._ask(network, slice(start, start + self.batch))
+            for start in tqdm(starts, desc=f"teacher's {name}", leave=False)
+        ]
+        return torch.cat(logits).view(copies, clips, -1).numpy()
+
+    @torch.no_grad()
+    def _ask(self, network, part):
+        """Logits of a part of all copies of all clips."""
         steps = self.features.features
-        rows = steps.reshape(-1, *steps.shape[2:])
-        starts = range(0, len(rows), self.batch)
-        logits = []
-        for start in tqdm(starts, desc=f"teacher's {name}", leave=False):
-            batch = rows[start : start + self.batch].astype(np.float32)
-            batch = torch.from_numpy(batch) * self.features.step
-            depth = network.depths[0]
-            logits.append(network(batch, depth=[depth])[depth][0])
-        return torch.cat(logits).view(*steps.shape[:2], -1).numpy()
+        rows = steps.reshape(-1, *steps.shape[2:])[part].astype(np.float32)
+        batch = torch.from_numpy(rows) * self.features.step
+        depth = network.depths[0]
+        return network(batch, depth=[depth])[depth][0]

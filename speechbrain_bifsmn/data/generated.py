@@ -65,7 +65,8 @@ def generate_clips(
     """Write generated clips of one second each, one file for each kind.
 
     The same arguments give the same clips. A file appears when it is whole,
-    and is kept as long as what it was made from stays the same.
+    and is kept as long as what it was made from has the same names and lengths:
+    whoever replaces recordings in place deletes it.
 
     Arguments
     ---------

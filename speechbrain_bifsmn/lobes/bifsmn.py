@@ -21,6 +21,9 @@ from speechbrain_bifsmn.lobes.fsmn import DFSMN
 class BiFSMN(DFSMN):
     """1-bit, thinnable keyword network from log-mel frames to logits.
 
+    A training loop of one's own tells the binarizers how far it is, see
+    ``speechbrain_bifsmn.quantizers``.
+
     Arguments
     ---------
     feature_step : float

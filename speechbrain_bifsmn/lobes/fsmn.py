@@ -26,6 +26,9 @@ from speechbrain_bifsmn.layers import (
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
 
+# Parts of a layer whose shapes depend on its expansion.
+EXPANDED = "pointwise1", "pointwise2", "norm1"
+
 
 class FSMNMemory(nn.Module):
     """Memory block: x + PReLU(BN(memory(x))).
@@ -329,8 +332,14 @@ class DFSMN(nn.Module):
         Raises
         ------
         ValueError
-            Naming the first weight that does not match.
+            Naming what does not match.
         """
+        if self._context() != teacher._context():
+            raise ValueError(
+                "cannot start from the teacher: layers, left, right and "
+                f"dilation are {teacher._context()} there and "
+                f"{self._context()} here"
+            )
         theirs = dict(teacher.state_dict())
         for name, ours in self.state_dict().items():
             parts = name.split(".")
@@ -347,7 +356,7 @@ class DFSMN(nn.Module):
             value = theirs.get(".".join(parts))
             if parts[-1] == "slope" and value is not None:
                 value = value.expand_as(ours)
-            if value is not None and name.startswith("blocks."):
+            if value is not None and set(parts[2:]) & set(EXPANDED):
                 value = value[tuple(map(slice, ours.shape))]
             if value is None or value.shape != ours.shape:
                 raise ValueError(
@@ -356,6 +365,11 @@ class DFSMN(nn.Module):
                     "student must have the same sizes"
                 )
             ours.copy_(value)
+
+    def _context(self):
+        """What the shapes of weights do not tell."""
+        memory = self.blocks[0].memory.memory
+        return len(self.blocks), memory.left, memory.right, memory.dilation
 
 
 def rprelu(activation_quantizer):

@@ -6,6 +6,10 @@ only signs, scales and thresholds exist. Methods are looked up by name, for
 weights (``WEIGHTS``) and for activations (``ACTIVATIONS``) separately; each
 docstring gives forward, gradient, schedule or loss, what it folds to, source.
 
+A training loop of one's own calls ``set_progress(model, fraction)`` before each
+epoch and adds ``auxiliary_loss(model)`` to its loss, as ``KeywordBrain`` does:
+some methods have a schedule or a loss, and without these stay at its beginning.
+
 A new method is a subclass of ``WeightQuantizer`` or ``ActivationQuantizer``
 and a line in a table below.
 """
@@ -24,7 +28,10 @@ __all__ = [
     "ActivationQuantizer",
     "Planes",
     "WeightQuantizer",
+    "auxiliary_loss",
     "make",
+    "quantizers_of",
+    "set_progress",
     "sign",
 ]
 
@@ -92,3 +99,50 @@ def make(table, name, *args, **kwargs):
             f"no binarizer named {name!r}: choose one of {', '.join(table)}"
         )
     return table[name](*args, **kwargs)
+
+
+def quantizers_of(model):
+    """Binarizers of a model.
+
+    Arguments
+    ---------
+    model : nn.Module
+
+    Returns
+    -------
+    list of WeightQuantizer and ActivationQuantizer
+    """
+    kinds = WeightQuantizer, ActivationQuantizer
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def set_progress(model, fraction):
+    """Advance the schedules of all binarizers of a model.
+
+    Arguments
+    ---------
+    model : nn.Module
+    fraction : float
+        How much of training is over, from 0 to 1.
+    """
+    for quantizer in quantizers_of(model):
+        quantizer.set_progress(fraction)
+
+
+def auxiliary_loss(model):
+    """Sum of the binarizers' own losses over a step, to be called in each.
+
+    Arguments
+    ---------
+    model : nn.Module
+
+    Returns
+    -------
+    torch.Tensor, a scalar, or 0.0 if no method has one
+
+    Example
+    -------
+    >>> auxiliary_loss(make(ACTIVATIONS, "bnn"))
+    0.0
+    """
+    return sum((q.auxiliary_loss() for q in quantizers_of(model)), 0.0)

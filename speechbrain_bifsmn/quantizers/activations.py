@@ -1,5 +1,7 @@
 """Activation binarizers. Each folds to the thresholds of one or two planes."""
 
+from collections import deque
+
 import torch
 from torch import nn
 
@@ -139,11 +141,18 @@ class RADActivation(SignActivation):
     """
 
     weight = 0.1
+    # Calls of a step, one for each depth; where nobody asks for the loss, the
+    # graphs of older ones are let go.
+    most_calls = 8
 
     def __init__(self, channels=1):
         super().__init__(channels)
         self.channels = channels
-        self._losses = []
+        self._losses = deque(maxlen=self.most_calls)
+
+    def __getstate__(self):
+        """All but graphs, which can neither be copied nor pickled."""
+        return {**self.__dict__, "_losses": deque(maxlen=self.most_calls)}
 
     def forward(self, x):
         """See ``ActivationQuantizer``."""
@@ -164,7 +173,8 @@ class RADActivation(SignActivation):
 
     def auxiliary_loss(self):
         """See ``ActivationQuantizer``. Forgets the calls it sums."""
-        losses, self._losses = self._losses, []
+        losses = list(self._losses)
+        self._losses.clear()
         if not losses:
             return 0.0
         return self.weight * sum(losses) / len(losses)

@@ -127,8 +127,9 @@ class IRNetWeight(WeightQuantizer):
     source: Qin et al., IR-Net, CVPR 2020, eq. 7 to 10.
     """
 
-    def __init__(self, *shape, **options):
-        super().__init__(*shape, **options)
+    def __init__(self, shape=(), kind="conv"):
+        super().__init__(shape, kind)
+        check_spread("irnet", shape)
         self.ede = EDE()
 
     def set_progress(self, fraction):
@@ -140,6 +141,15 @@ class IRNetWeight(WeightQuantizer):
         v = standardise(weight)
         scale = 2 ** mean_magnitude(v).log2().round()
         return self.ede(v) * scale
+
+
+def check_spread(method, shape):
+    """Refuse a channel of one weight, which has no standard deviation."""
+    if math.prod(shape[1:]) < 2 and len(shape) > 1:
+        raise ValueError(
+            f"{method} standardises the weights of each channel, and here a "
+            f"channel has one, shape {list(shape)}: more taps or another method"
+        )
 
 
 def standardise(weight):
@@ -175,6 +185,7 @@ class ReCUWeight(WeightQuantizer):
 
     def __init__(self, shape=(), kind="conv"):
         super().__init__(shape, kind)
+        check_spread("recu", shape)
         self.scale = nn.Parameter(torch.ones(shape[:1]))
         self.set_progress(0.0)
 
