@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -195,7 +196,7 @@ def parser():
         epilog="example: bifsmn spot yes.wav --depth 2",
     )
     add_model(sub)
-    sub.add_argument("wav", nargs="+", help="mono recording, 16 kHz")
+    sub.add_argument("wav", nargs="+", help="mono, at the model's rate")
     sub.add_argument(
         "--depth", type=int, help="layers to run (default: the deepest)"
     )
@@ -244,6 +245,11 @@ def main(arguments=None):
     args = parser().parse_args(arguments)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as in `bifsmn info | head`; what is
+        # still to be written at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"bifsmn: {error}")
 
