@@ -104,7 +104,8 @@ def check_free(folder):
     ExportError
         Naming the file that would be lost.
     """
-    if (folder / "model.bifsmn").exists():
+    # What is written first: a package, perhaps an interrupted one.
+    if (folder / "bifsmn.h").exists():
         return
     for name in ("README.md", "Makefile"):
         if (folder / name).exists():
