@@ -66,6 +66,47 @@ def layers_of(layers, depth):
     return [(k + 1) * layers // depth - 1 for k in range(depth)]
 
 
+class _Pad(torch.autograd.Function):
+    """F.pad with a value that gets the gradient of the places outside."""
+
+    @staticmethod
+    def forward(ctx, x, sides, value):
+        ctx.sides = sides
+        return F.pad(x, sides, value=value.item())
+
+    @staticmethod
+    def backward(ctx, grad):
+        inside = F.pad(grad, [-side for side in ctx.sides])
+        return inside, None, grad.sum() - inside.sum()
+
+
+def pad(x, sides, value):
+    """Pad with a value that may be learned.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+    sides : list of int
+        As ``torch.nn.functional.pad`` takes them.
+    value : float or torch.Tensor
+        A scalar.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Example
+    -------
+    >>> value = torch.tensor(3.0, requires_grad=True)
+    >>> pad(torch.zeros(2), [1, 0], value).sum().backward()
+    >>> value.grad
+    tensor(1.)
+    """
+    if torch.is_tensor(value) and value.requires_grad:
+        return _Pad.apply(x, sides, value)
+    return F.pad(x, sides, value=float(value))
+
+
 class _Layer(nn.Module):
     """A weight, its binarizers, and nothing else: norms follow every layer.
 
@@ -187,7 +228,7 @@ class Conv2d(_Layer):
     def forward(self, x):
         """Map [batch, inputs, time, mel] to [batch, outputs, time', mel']."""
         side = [self.weight.shape[-1] // 2] * 4
-        x = F.pad(self.quantized_input(x), side, value=self.padding_value)
+        x = pad(self.quantized_input(x), side, self.padding_value)
         # Channels last halves the time on a CPU.
         x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, self.quantized_weight(), stride=self.stride)
@@ -228,7 +269,7 @@ class Memory(_Layer):
     def forward(self, x):
         """Map [batch, time, channels] to the same shape."""
         sides = [0, 0, self.left * self.dilation, self.right * self.dilation]
-        padded = F.pad(self.quantized_input(x), sides, value=self.padding_value)
+        padded = pad(self.quantized_input(x), sides, self.padding_value)
         # As a map of one column, channels last: on a CPU a quarter of the time
         # of a one-dimensional convolution or of a sum over the taps.
         maps = padded.unsqueeze(2).permute(0, 3, 1, 2)

@@ -67,6 +67,26 @@ def test_binary_convolution_pads_with_plus_one():
 
 
 @pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Memory(3, 2, 1, 2, "lpb", "lsq"), (2, 7, 3)),
+        (Conv2d(3, 4, 5, 2, "lpb", "lsq"), (2, 3, 6, 5)),
+    ],
+)
+def test_a_learned_padding_gets_its_gradient(layer, shape):
+    """Euler: the output is of degree 1 in x, θ and s, as the padding is."""
+    torch.manual_seed(0)
+    layer, x = layer.double(), torch.randn(shape, dtype=torch.float64)
+    y = layer(x.requires_grad_())
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    quantizer = layer.activation_quantizer
+    degree = (x * x.grad).sum() + quantizer.log_step.grad
+    degree += quantizer.shift * quantizer.shift.grad
+    assert torch.allclose(degree, (y * upstream).sum())
+
+
+@pytest.mark.parametrize(
     ("layers", "depth", "expected"),
     [(8, 8, [*range(8)]), (8, 4, [1, 3, 5, 7]), (8, 2, [3, 7]), (8, 1, [7])]
     + [(6, 4, [0, 2, 3, 5]), (3, 2, [0, 2])],

@@ -45,6 +45,14 @@ def series(x, q, progress):
     return 4 / math.pi * terms + (1 - progress) * noise
 
 
+def four_levels(x, q, progress):
+    """s is a factor of levels that stay, and u·s is x - θ within 2 s."""
+    step = q.log_step.exp()
+    u = (x - q.shift) / step
+    levels = (u.detach().floor() + 0.5).clamp(-1.5, 1.5)
+    return levels * step + step.detach() * u.clamp(-2, 2)
+
+
 # What has the gradient, of x, of the binarizer, and of the progress.
 ACTIVATION_FORMULAS = {
     "bnn": lambda x, q, p: clip(x),
@@ -58,6 +66,7 @@ ACTIVATION_FORMULAS = {
     "fda": series,
     "bifsmn": lambda x, q, p: clip(x),
     "lpb": lambda x, q, p: clip(q.sign.alpha * x),
+    "lsq": four_levels,
     "as-released": lambda x, q, p: clip(x),
 }
 
@@ -94,6 +103,7 @@ WEIGHT_FORMULAS = {
     "bifsmn": lambda w, w0, q, p: clip(w - w.mean()),
     "lpb": lambda w, w0, q, p: clip(q.sign.alpha * w),
     "bifsmnv2": lambda w, w0, q, p: clip(q.sign.alpha * w),
+    "lsq": lambda w, w0, q, p: clip(q.sign.alpha * w),
     "as-released": lambda w, w0, q, p: clip(w - w.mean()),
 }
 
@@ -190,7 +200,8 @@ def test_activations_are_their_bit_planes(name, training):
         quantizer.train(training)
         planes = quantizer.fold()
         assert torch.allclose(planes.values(x), y, atol=1e-12)
-        assert math.isclose(planes.padding, quantizer.padding, abs_tol=1e-9)
+        padding = torch.as_tensor(quantizer.padding).item()
+        assert math.isclose(planes.padding, padding, abs_tol=1e-9)
         assert len(y.unique()) <= 2 ** len(planes.gains)
 
 
@@ -217,20 +228,23 @@ def test_two_planes_by_hand():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 7, 5), (2, 3, 4, 5), (0, 4)])
 @pytest.mark.parametrize("training", [True, False])
-def test_two_planes_in_one_pass(shape, training, monkeypatch):
+@pytest.mark.parametrize("method", ["bifsmnv2", "lsq"])
+def test_two_planes_in_one_pass(shape, training, method, monkeypatch):
     """The loops and plain PyTorch: values, every gradient, σ."""
 
     def run(x, grad):
         torch.manual_seed(2)
-        quantizer = make(ACTIVATIONS, "bifsmnv2").double().train(training)
-        uniform_(quantizer.shift.data, -0.5, 0.5)
-        uniform_(quantizer.first.alpha.data, 0.005, 2.0)
-        quantizer.second.alpha.data.fill_(0.001)  # less than the smallest
+        quantizer = make(ACTIVATIONS, method).double().train(training)
+        for name, parameter in quantizer.named_parameters():
+            limits = (0.001, 2.0) if "alpha" in name else (-0.5, 0.5)
+            uniform_(parameter.data, *limits)
+        if method == "bifsmnv2":
+            quantizer.second.alpha.data.fill_(0.001)  # below the smallest
         x = x.clone().requires_grad_()
         y = quantizer(x.transpose(0, -1))
         y.backward(grad)
         gradients = [p.grad for p in (x, *quantizer.parameters())]
-        return [y, quantizer.scale, *gradients]
+        return [y, *quantizer.buffers(), *gradients]
 
     torch.manual_seed(1)
     x = 2 * torch.randn(shape, dtype=torch.float64)

@@ -48,6 +48,7 @@ WEIGHTS = {
     "bifsmn": weights.BiFSMNWeight,
     "lpb": weights.LPBWeight,
     "bifsmnv2": weights.LPBWeight,
+    "lsq": weights.LPBWeight,
     "as-released": weights.AsReleasedWeight,
 }
 
@@ -64,6 +65,7 @@ ACTIVATIONS = {
     "bifsmn": activations.SignActivation,
     "lpb": activations.LPBActivation,
     "bifsmnv2": activations.DualScaleActivation,
+    "lsq": activations.LSQActivation,
     "as-released": activations.AsReleasedActivation,
 }
 

@@ -303,6 +303,60 @@ class DualScaleActivation(ActivationQuantizer):
         return 1 + self.gain() - self.shift[2].item()
 
 
+class LSQActivation(ActivationQuantizer):
+    """Four equidistant levels, of LSQ with 2 bits, as two bit planes.
+
+    forward: s·q, q = -3/2, -1/2, 1/2 or 3/2, the nearest to (x - θ)/s; s > 0
+    and θ learned, one each for the layer, s as its logarithm.
+    gradient: to x 1 where |x - θ| <= 2s, to θ its negative; to s q, less
+    (x - θ)/s where |x - θ| <= 2s.
+    folds to: two bit planes; thresholds θ - s, θ and θ + s.
+    source: Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 1 to
+    3, its levels moved by half a step so that they are sums of two signs.
+    There is no scaling of the gradient to s: Adam undoes it.
+
+    Example
+    -------
+    >>> quantizer = LSQActivation().eval()
+    >>> quantizer(torch.tensor([-3.0, -0.5, 0.0, 3.0])).tolist()
+    [-1.5, -0.5, 0.5, 1.5]
+    """
+
+    def __init__(self, channels=1):
+        super().__init__(channels)
+        self.shift = nn.Parameter(torch.tensor(0.0))
+        # Best for a standard normal x is a step of 0.996.
+        self.log_step = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x):
+        """See ``ActivationQuantizer``."""
+        planes = self.fold()
+        if not torch.is_grad_enabled():
+            return planes.values(x)
+        step = self.log_step.exp()
+        if fused.can_fuse(x):
+            thresholds = tuple(t.item() for t in planes.thresholds)
+            return fused.FourLevels.apply(x, self.shift, step, thresholds)
+        through = step.detach() * ((x - self.shift) / step).clamp(-2, 2)
+        levels = planes.values(x) / planes.step / 2
+        return levels * step + (through - through.detach())
+
+    def fold(self):
+        """See ``ActivationQuantizer``."""
+        shift = self.shift.detach().double().view(1)
+        step = self.log_step.detach().double().exp()
+        return Planes(
+            (shift - step, shift, shift + step),
+            gains=(2, 1),
+            step=step.item() / 2,
+        )
+
+    @property
+    def padding(self):
+        """See ``ActivationQuantizer``; with a gradient to s."""
+        return 1.5 * self.log_step.exp()
+
+
 class AsReleasedActivation(SignActivation):
     """Baseline that is not 1-bit: sign, padded with zeros, a third value.
 

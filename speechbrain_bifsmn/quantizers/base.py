@@ -361,5 +361,8 @@ class ActivationQuantizer(_Quantizer):
 
     @property
     def padding(self):
-        """Value of places outside the input, one that the input can have."""
+        """Value of places outside the input, one that the input can have.
+
+        A number; or a scalar tensor, which gets a gradient.
+        """
         return 1.0
