@@ -2,8 +2,8 @@
 
 Every layer takes ``weight_quantizer`` and ``activation_quantizer``, names of
 ``speechbrain_bifsmn.quantizers``; with None it is an ordinary real layer. A
-binary layer pads after binarization, with one of its two values, so its input
-never has a third.
+binary layer pads after binarization, with the greatest of its values, so its
+input never has another.
 """
 
 import torch
@@ -77,7 +77,10 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         inside = F.pad(grad, [-side for side in ctx.sides])
-        return inside, None, grad.sum() - inside.sum()
+        # Half precision would overflow.
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        outside = grad.sum(dtype=wide) - inside.sum(dtype=wide)
+        return inside, None, outside
 
 
 def pad(x, sides, value):

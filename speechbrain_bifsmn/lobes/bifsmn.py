@@ -1,17 +1,17 @@
 """BiFSMN: the thinnable DFSMN with 1-bit weights and activations.
 
 Between the int8 first convolution and the 4- or 8-bit classifier every weight
-has one magnitude for each output channel and every activation two values, so
-that the network runs by XNOR and popcount on integers: ``bifsmn export``
-proves it and writes the file.
+has one magnitude for each output channel and every activation one or two bit
+planes, so that the network runs by XNOR and popcount on integers: ``bifsmn
+export`` proves it and writes the file.
 
 Source
 ------
 Qin et al., "BiFSMN: Binary Neural Network for Keyword Spotting", IJCAI 2022
 (arXiv 2202.06483). Differences, each because a device needs it: one scale for
-each output channel, padding with +1 after binarization, a batch norm after the
-per-frame linear map as after every other layer, integer first and last layers.
-One because training does: no PReLU where only a sign follows.
+each output channel, bits of +1 for padding, a batch norm after the per-frame
+linear map as after every other layer, integer first and last layers. One
+because training does: no PReLU where only a sign follows.
 """
 
 from speechbrain_bifsmn.layers import IntegerConv2d, IntegerLinear

@@ -1,6 +1,7 @@
 """Activation binarizers. Each folds to the thresholds of one or two planes."""
 
 from collections import deque
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -312,8 +313,9 @@ class LSQActivation(ActivationQuantizer):
     (x - θ)/s where |x - θ| <= 2s.
     folds to: two bit planes; thresholds θ - s, θ and θ + s.
     source: Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 1 to
-    3, its levels moved by half a step so that they are sums of two signs.
-    There is no scaling of the gradient to s: Adam undoes it.
+    3, its levels moved by half a step so that they are sums of two signs, and
+    gradients passed half a step beyond the outer ones. There is no scaling of
+    the gradient to s: Adam undoes it.
 
     Example
     -------
@@ -338,7 +340,7 @@ class LSQActivation(ActivationQuantizer):
             thresholds = tuple(t.item() for t in planes.thresholds)
             return fused.FourLevels.apply(x, self.shift, step, thresholds)
         through = step.detach() * ((x - self.shift) / step).clamp(-2, 2)
-        levels = planes.values(x) / planes.step / 2
+        levels = replace(planes, step=0.5).values(x)
         return levels * step + (through - through.detach())
 
     def fold(self):
@@ -354,7 +356,8 @@ class LSQActivation(ActivationQuantizer):
     @property
     def padding(self):
         """See ``ActivationQuantizer``; with a gradient to s."""
-        return 1.5 * self.log_step.exp()
+        wide = torch.promote_types(self.log_step.dtype, torch.float32)
+        return 1.5 * self.log_step.to(wide).exp()
 
 
 class AsReleasedActivation(SignActivation):

@@ -72,10 +72,12 @@ def _levels_backward(x, grad, thresholds, step, x_grad, sums):
     to_shift, to_step = zero, zero
     for i in range(x.size):
         u = (x[i] - thresholds[1]) / step
-        passed = grad[i] if abs(u) <= 2 else zero
+        inside = abs(u) <= 2
+        passed = grad[i] if inside else zero
         x_grad[i] = passed
         to_shift -= passed
-        to_step += grad[i] * _level(x[i], thresholds) - passed * u
+        to_step += grad[i] * _level(x[i], thresholds)
+        to_step -= passed * u if inside else zero
     sums[0], sums[1] = to_shift, to_step
 
 
