@@ -1,7 +1,7 @@
 """Two-plane binarization on a CPU: one pass over memory instead of thirty.
 
-``DualScaleActivation`` and ``LSQActivation`` in plain PyTorch are half of the
-time of a training step. This is the same, forward and backward, as loops.
+``DualScaleActivation`` in plain PyTorch is half of the time of a training
+step. This is the same, and ``LSQActivation``, forward and backward, as loops.
 """
 
 import numba
