@@ -55,7 +55,7 @@ def load_teacher(teacher, checkpoint):
     Raises
     ------
     FileNotFoundError
-        If there is no checkpoint; it says which command makes one.
+        If there is no checkpoint; it says what makes one.
     ValueError
         If the checkpoint is damaged, of another network, or holds anything
         but weights.
@@ -63,8 +63,8 @@ def load_teacher(teacher, checkpoint):
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
         raise FileNotFoundError(
-            f"no teacher at {checkpoint}: train one first with "
-            "hparams/dfsmn.yaml, or pass --teacher_folder"
+            f"no teacher at {checkpoint}: train one first, as the YAML's "
+            "first lines say, or pass --teacher_folder"
         )
     load_weights(checkpoint, teacher)
     return teacher.eval().requires_grad_(False)

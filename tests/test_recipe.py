@@ -47,8 +47,6 @@ SMALL = [
     "--noprogressbar",
 ]
 STUDENT = ["--depths=[2, 1]", "--depth_weights=[1.0, 0.5]"]
-# What the best recipe says of its teachers.
-SMALL_TEACHER = ["--teacher_expansion=32", "--teacher_conv_channels=[4, 6]"]
 
 
 def load_train():
@@ -281,7 +279,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     options = [*STUDENT, "--number_of_epochs=2", "--lr=0.01"]
     teacher = str(results / "dfsmn/1")
     if yaml == "bifsmn_best.yaml":
-        options += SMALL_TEACHER
         teacher = json.dumps([teacher])
     options += [f"--teacher_folder={teacher}", "--epoch_clips=60"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -394,7 +391,6 @@ def test_kept_logits_teach_what_the_teachers_say(results, archive, tmp_path):
             archive,
             tmp_path,
             *STUDENT,
-            *SMALL_TEACHER,
             "--epoch_clips=60",
             "--number_of_epochs=2",
             f"--teacher_folder={json.dumps([str(results / 'dfsmn/1')])}",
@@ -447,6 +443,7 @@ def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
 SOME_DEPTHS = [
     *("bifsmn_best.yaml", "--depths=[3, 2, 1]", "--distillation=[]"),
     *("--depth_weights=[1.0, 0.5, 0.2]", "--cache_teacher=False"),
+    "--start_from_teacher=False",
 ]
 
 

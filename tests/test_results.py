@@ -82,11 +82,15 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
     names = [str(run) for run in runs]
     assert names == [
         *(f"teacher, seed {seed}" for seed in (1, 2, 3)),
+        # The best of seed 3 starts from that of seed 3.
+        *(f"fp32, seed {seed}" for seed in (3, 1, 2)),
         *(f"{row}, seed 3" for row in args.rows),
     ]
-    best, paper, rival = runs[3:]
-    assert best.settings["teacher_folder"] == [str(r.folder) for r in runs[:3]]
-    assert paper.settings["teacher_folder"] == str(runs[2].folder)
+    teachers, fp32, (best, paper, rival) = runs[:3], runs[3:6], runs[6:]
+    for run, taught_by in ((fp32[0], teachers), (best, fp32)):
+        folders = [str(teacher.folder) for teacher in taught_by]
+        assert run.settings["teacher_folder"] == folders
+    assert paper.settings["teacher_folder"] == str(teachers[2].folder)
     assert "teacher_folder" not in rival.settings
     for key in results.DATA:
         assert len({run.settings[key] for run in runs}) == 1

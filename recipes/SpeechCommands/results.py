@@ -23,6 +23,7 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
@@ -49,7 +50,7 @@ from speechbrain_bifsmn.spotting import Spotter, read_window
 # What --rows calls it: name in the table, YAML in hparams/, options.
 ROWS = {
     "teacher": ("teacher, DFSMN fp32", "dfsmn.yaml", {}),
-    "fp32": ("DFSMN fp32, taught as the best", "dfsmn_best.yaml", {}),
+    "fp32": ("DFSMN fp32, teacher of the best", "dfsmn_best.yaml", {}),
     "bifsmn": ("BiFSMN, 1-bit", "bifsmn_paper.yaml", {}),
     "bifsmnv2": ("BiFSMNv2, 1-bit", "bifsmnv2_paper.yaml", {}),
     "as-released": (
@@ -61,7 +62,7 @@ ROWS = {
     "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
     "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
 }
-# The row that students learn from.
+# The row that no other one teaches.
 TEACHER = "teacher"
 # Every other row takes these from the best one's YAML: the same data, ...
 DATA = (
@@ -70,7 +71,7 @@ DATA = (
     *GENERATED,
     "epoch_clips",
 )
-# ... and, but for teachers, the same budget.
+# ... and, but for that teacher, the same budget.
 BUDGET = "number_of_epochs"
 
 
@@ -89,8 +90,8 @@ class Run:
         What it overrides in the YAML.
     folder : Path
         Where it goes.
-    teachers : list of int
-        Seeds of the teachers that it learns from.
+    teachers : list of Run
+        Those that it learns from.
     """
 
     row: str
@@ -106,7 +107,7 @@ class Run:
 
 
 def plan(args):
-    """The runs to be measured and, before all, the teachers they need.
+    """The runs to be measured and, before each, the teachers it needs.
 
     Arguments
     ---------
@@ -120,7 +121,11 @@ def plan(args):
     prepared = args.results_folder / args.protocol
     best = settings(HPARAMS / ROWS[BEST][1], "data_folder: x")
     data = {key: best[key] for key in DATA}
+    rows = {
+        yaml: row for row, (_, yaml, options) in ROWS.items() if not options
+    }
 
+    @cache
     def run(row, seed):
         _, yaml, options = ROWS[row]
         shared = {
@@ -136,21 +141,30 @@ def plan(args):
         shared |= options
         named = settings(HPARAMS / yaml, json.dumps(shared))
         folders = named.get("teacher_folder", [])
-        teachers = [seed] if isinstance(folders, str) else folders
-        # A list names the teachers' folders, and these their seeds.
-        teachers = [int(Path(str(teacher)).name) for teacher in teachers]
+        # A single one is of the student's own seed.
+        single = isinstance(folders, str)
+        if single:
+            folders = [Path(folders).with_name(str(seed))]
+        # A folder is called by its YAML and its seed.
+        names = [Path(str(folder)).parts[-2:] for folder in folders]
+        teachers = [run(rows[f"{yml}.yaml"], int(end)) for yml, end in names]
+        if named.get("start_from_teacher"):
+            # From the first; so each student starts from another one.
+            teachers.sort(key=lambda teacher: teacher.seed != seed)
         if teachers:
-            folders = [str(run(TEACHER, s).folder) for s in teachers]
-            shared["teacher_folder"] = (
-                folders if len(folders) > 1 else folders[0]
-            )
+            folders = [str(teacher.folder) for teacher in teachers]
+            shared["teacher_folder"] = folders[0] if single else folders
         name = yaml.removesuffix(".yaml") + (f"-{row}" if options else "")
         folder = prepared / name / str(seed)
         return Run(row, seed, yaml, shared, folder, teachers)
 
+    def with_teachers(run):
+        before = [x for teacher in run.teachers for x in with_teachers(teacher)]
+        return [*before, run]
+
     runs = [run(row, seed) for row in args.rows for seed in args.seeds]
-    teachers = [run(TEACHER, seed) for r in runs for seed in r.teachers]
-    return list({r.folder: r for r in [*teachers, *runs]}.values())
+    # Once each, where it is first needed.
+    return list(dict.fromkeys(x for r in runs for x in with_teachers(r)))
 
 
 def is_trained(run):
@@ -206,21 +220,20 @@ def train_all(runs, jobs):
             train(run.yaml, run.folder, run.settings, log)
 
     # Teachers were handed in first, so whoever waits for one, it has a worker.
-    futures, teachers, trained = {}, {}, []
+    futures, trained = {}, []
     pool = ThreadPoolExecutor(jobs)
     try:
         for run in runs:
-            future = pool.submit(work, run, [teachers[s] for s in run.teachers])
-            futures[future] = run
-            if run.row == TEACHER:
-                teachers[run.seed] = future
-        done = as_completed(futures)
+            teachers = [futures[teacher] for teacher in run.teachers]
+            futures[run] = pool.submit(work, run, teachers)
+        runs_of = {future: run for run, future in futures.items()}
+        done = as_completed(runs_of)
         for future in tqdm(done, "trained", total=len(runs), unit="run"):
             try:
                 future.result()
-                trained.append(futures[future])
+                trained.append(runs_of[future])
             except (ValueError, OSError) as error:
-                complain(futures[future], error)
+                complain(runs_of[future], error)
     finally:
         # What waits is not begun when this is interrupted.
         pool.shutdown(cancel_futures=True)
