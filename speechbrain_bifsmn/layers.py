@@ -77,6 +77,8 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         inside = F.pad(grad, [-side for side in ctx.sides])
+        if not ctx.needs_input_grad[2]:
+            return inside, None, None
         # Half precision would overflow.
         wide = torch.promote_types(grad.dtype, torch.float32)
         outside = grad.sum(dtype=wide) - inside.sum(dtype=wide)
@@ -105,9 +107,13 @@ def pad(x, sides, value):
     >>> value.grad
     tensor(1.)
     """
-    if torch.is_tensor(value) and value.requires_grad:
+    if not torch.is_tensor(value):
+        return F.pad(x, sides, value=value)
+    if torch.is_grad_enabled():
         return _Pad.apply(x, sides, value)
-    return F.pad(x, sides, value=float(value))
+    # Tracers take no value out of a tensor; nothing is rounded here.
+    outside = F.pad(torch.zeros_like(x), sides, value=1.0)
+    return F.pad(x, sides) + outside * value
 
 
 class _Layer(nn.Module):

@@ -86,6 +86,15 @@ def test_a_learned_padding_gets_its_gradient(layer, shape):
     assert torch.allclose(degree, (y * upstream).sum())
 
 
+@pytest.mark.parametrize("name", ["reactnet", "bifsmnv2", "lsq"])
+def test_a_network_can_be_traced_for_other_runtimes(name):
+    model = tiny_bifsmn(weight_quantizer=name, activation_quantizer=name).eval()
+    feats = torch.randn(2, model.frames, model.n_mels)
+    with torch.no_grad():
+        traced = torch.export.export(model, (feats,)).module()
+        assert torch.equal(traced(feats), model(feats))
+
+
 @pytest.mark.parametrize(
     ("layers", "depth", "expected"),
     [(8, 8, [*range(8)]), (8, 4, [1, 3, 5, 7]), (8, 2, [3, 7]), (8, 1, [7])]

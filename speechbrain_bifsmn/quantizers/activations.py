@@ -260,13 +260,14 @@ class DualScaleActivation(ActivationQuantizer):
         """See ``ActivationQuantizer``."""
         if not torch.is_grad_enabled():
             # By the thresholds, which the differences of floats may not tell.
-            return self.fold().values(x)
+            return self._planes().values(x)
         if fused.can_fuse(x):
             if self.training:
                 rest = fused.mean_rest(x, self.shift)
                 self.scale.lerp_(self.scale.new_tensor(rest), self.momentum)
             alpha = torch.stack([self.first.slope(), self.second.slope()])
-            return fused.DualScale.apply(x, self.shift, alpha, self.gain())
+            gain = self.gain().item()
+            return fused.DualScale.apply(x, self.shift, alpha, gain)
         b1 = self.first(x - self.shift[0])
         rest = x - b1 - self.shift[1]
         if self.training:
@@ -278,14 +279,23 @@ class DualScaleActivation(ActivationQuantizer):
         return b1 + self.gain() * b2 - self.shift[2]
 
     def gain(self):
-        """σ, as the device has it."""
+        """σ, as the device has it, a scalar."""
         return self._units() / self.units
 
     def _units(self):
-        return int((self.scale * self.units).round().clamp(1, 255))
+        return (self.scale * self.units).round().clamp(1, 255)
 
     def fold(self):
         """See ``ActivationQuantizer``."""
+        planes = self._planes()
+        return replace(
+            planes,
+            gains=tuple(map(int, planes.gains)),
+            offset=planes.offset.item(),
+        )
+
+    def _planes(self):
+        """What ``fold`` gives, in tensors, as tracers must have it."""
         shift = self.shift.detach().double()
         middle = shift[:1]
         # Where θ0 is not between the other two, one of them has no effect.
@@ -295,13 +305,13 @@ class DualScaleActivation(ActivationQuantizer):
             (low, middle, high),
             gains=(self.units, self._units()),
             step=1 / self.units,
-            offset=-shift[2].item(),
+            offset=-shift[2],
         )
 
     @property
     def padding(self):
         """See ``ActivationQuantizer``."""
-        return 1 + self.gain() - self.shift[2].item()
+        return 1 + self.gain() - self.shift[2].detach().double()
 
 
 class LSQActivation(ActivationQuantizer):
@@ -332,7 +342,7 @@ class LSQActivation(ActivationQuantizer):
 
     def forward(self, x):
         """See ``ActivationQuantizer``."""
-        planes = self.fold()
+        planes = self._planes()
         if not torch.is_grad_enabled():
             return planes.values(x)
         step = self.log_step.exp()
@@ -345,12 +355,17 @@ class LSQActivation(ActivationQuantizer):
 
     def fold(self):
         """See ``ActivationQuantizer``."""
+        planes = self._planes()
+        return replace(planes, step=planes.step.item())
+
+    def _planes(self):
+        """What ``fold`` gives, in tensors, as tracers must have it."""
         shift = self.shift.detach().double().view(1)
         step = self.log_step.detach().double().exp()
         return Planes(
             (shift - step, shift, shift + step),
             gains=(2, 1),
-            step=step.item() / 2,
+            step=step / 2,
         )
 
     @property

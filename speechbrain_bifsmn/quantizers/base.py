@@ -174,7 +174,7 @@ class Planes:
     gains : tuple of int
         One for each plane, from 1 to 255.
     step, offset : float
-        Of the value.
+        Of the value. Scalar tensors do as well for ``values``.
     """
 
     thresholds: tuple
