@@ -75,7 +75,7 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
         results_folder=Path("results"),
         data_folder="x",
         protocol="GSC-10",
-        rows=["best", "bifsmn", "bc-resnet"],
+        rows=["best", "fp32-twin", "bifsmn", "bc-resnet"],
         seeds=[3],
     )
     runs = results.plan(args)
@@ -86,9 +86,9 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
         *(f"fp32, seed {seed}" for seed in (3, 1, 2)),
         *(f"{row}, seed 3" for row in args.rows),
     ]
-    teachers, fp32, (best, paper, rival) = runs[:3], runs[3:6], runs[6:]
-    for run, taught_by in ((fp32[0], teachers), (best, fp32)):
-        folders = [str(teacher.folder) for teacher in taught_by]
+    teachers, fp32, (best, twin, paper, rival) = runs[:3], runs[3:6], runs[6:]
+    for run, them in (fp32[0], teachers), (best, fp32), (twin, fp32):
+        folders = [str(teacher.folder) for teacher in them]
         assert run.settings["teacher_folder"] == folders
     assert paper.settings["teacher_folder"] == str(teachers[2].folder)
     assert "teacher_folder" not in rival.settings

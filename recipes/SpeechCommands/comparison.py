@@ -10,7 +10,7 @@ from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
 
 # The row that is compared with every other, and those rows that it is compared
 # with at each of its depths.
-BEST, REAL = "best", ("teacher", "fp32")
+BEST, REAL = "best", ("teacher", "fp32", "fp32-twin")
 
 
 def compare(cells, names, protocol, seeds):

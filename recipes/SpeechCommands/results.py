@@ -51,6 +51,18 @@ from speechbrain_bifsmn.spotting import Spotter, read_window
 ROWS = {
     "teacher": ("teacher, DFSMN fp32", "dfsmn.yaml", {}),
     "fp32": ("DFSMN fp32, teacher of the best", "dfsmn_best.yaml", {}),
+    # What the best one is, but in full precision: as long a training, from and
+    # by the same teachers.
+    "fp32-twin": (
+        "DFSMN fp32, taught as the best",
+        "dfsmn_best.yaml",
+        {
+            "start_from_teacher": True,
+            "teacher_folder": [f"dfsmn_best/{seed}" for seed in (1, 2, 3)],
+            "teacher_conv_channels": [32, 128],
+            "teacher_expansion": 128,
+        },
+    ),
     "bifsmn": ("BiFSMN, 1-bit", "bifsmn_paper.yaml", {}),
     "bifsmnv2": ("BiFSMNv2, 1-bit", "bifsmnv2_paper.yaml", {}),
     "as-released": (
