@@ -133,9 +133,8 @@ def plan(args):
     prepared = args.results_folder / args.protocol
     best = settings(HPARAMS / ROWS[BEST][1], "data_folder: x")
     data = {key: best[key] for key in DATA}
-    rows = {
-        yaml: row for row, (_, yaml, options) in ROWS.items() if not options
-    }
+    # Who teaches: the first row of a YAML.
+    rows = {yaml: row for row, (_, yaml, _) in reversed(ROWS.items())}
 
     @cache
     def run(row, seed):
