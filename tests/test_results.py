@@ -120,8 +120,7 @@ def test_the_table_has_means_deviations_and_no_silence(comparison):
         "| best, 1-bit | 8 | 100.00 ± 0.00 | 100.00 ± 0.00 "
         "| 1,000 | 904 | 11.0 |",
         "| ” | 2 | 66.67 ± 0.00 | 50.00 ± 0.00 |  |  | 11.0 |",
-        "| BiFSMN, 1-bit (seed 2) | 8 | 66.67 | 50.00 "
-        "| 1,000 | 950 | 15.0 |",
+        "| BiFSMN, 1-bit (seed 2) | 8 | 66.67 | 50.00 | 1,000 | 950 | 15.0 |",
     ):
         assert line in text.splitlines()
     differences = {
@@ -153,3 +152,51 @@ def test_different_test_clips_are_not_compared(comparison):
     }
     with pytest.raises(ValueError, match="different clips"):
         comparison.compare(cells, NAMES, "GSC-10", [1])
+
+
+def test_kept_predictions_give_the_same_table(comparison, tmp_path):
+    labels = ["yes", "no", "_silence_"]
+    cells = {
+        "teacher": {3: cell(labels, {"8": [0, 1, 2, 0, 1, 2]})},
+        "best": {3: cell(labels, {"8": [0, 0, 2, 0, 0, 2]}, 10.0, 900)},
+    }
+    path = tmp_path / "predictions.json"
+    comparison.write_predictions(cells, path)
+    again = comparison.read_predictions(path)
+    asked = NAMES, "GSC-10", [3]
+    assert comparison.compare(again, *asked) == comparison.compare(
+        cells, *asked
+    )
+    whole = path.read_text()
+    for text in whole[:-9], "[]", whole.replace('"8": "', '"8": "?'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"predictions\.json: not a pred"):
+            comparison.read_predictions(path)
+    path.write_text(whole.replace('"8": "0', '"8": "'))
+    with pytest.raises(ValueError, match="predictions.json: not a pred"):
+        comparison.read_predictions(path)
+
+
+def test_a_table_of_others_predictions_needs_no_data(
+    results, comparison, tmp_path, capsys
+):
+    known = {
+        row: {1: cell(["yes", "no"], {"8": [0] * 6})}
+        for row in ("teacher", "best")
+    }
+    path = tmp_path / "known.json"
+    comparison.write_predictions(known, path)
+    common = ["--results_folder", str(tmp_path), "--seeds", "1", "--rows"]
+    results.main([*common, "--beside", str(path)])
+    folder = tmp_path / "GSC-10"
+    assert capsys.readouterr().out == (folder / "results.md").read_text() + "\n"
+    assert (folder / "predictions.json").read_text() == path.read_text()
+    for arguments in common, [*common, "worst"], [*common, "best"]:
+        with pytest.raises(SystemExit):
+            results.main(arguments)
+    with pytest.raises(ValueError, match="nothing is trained yet"):
+        # A row that is asked for is not taken from the file.
+        results.main(
+            [*common, "best", "--trained", "--data_folder", "x", "--beside"]
+            + [str(path)]
+        )

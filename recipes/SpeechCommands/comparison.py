@@ -1,16 +1,104 @@
-"""The results table's figures: means, deviations, differences, Markdown."""
+"""The results table's figures: means, deviations, differences, Markdown.
 
+And the file of what networks said to the test clips, from which the figures
+can be computed again, beside those of other networks, without their training.
+"""
+
+import json
 import statistics
 from itertools import product
 
 import numpy as np
 
 from speechbrain_bifsmn.data.protocols import SILENCE
+from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
 
 # The row that is compared with every other, and those rows that it is compared
 # with at each of its depths.
 BEST, REAL = "best", ("teacher", "fp32", "fp32-twin")
+# What all networks of a comparison share.
+SHARED = ("labels", "clips", "truth")
+# Of a class index in the file; enough for any protocol.
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def write_predictions(cells, path):
+    """Keep what networks said, one character for each clip and depth.
+
+    Arguments
+    ---------
+    cells : dict
+        See ``summary``.
+    path : Path
+        JSON file.
+    """
+
+    def text(indices):
+        return "".join(DIGITS[i] for i in indices)
+
+    def compact(cell):
+        forms = {
+            name: form
+            | {"predicted": {d: text(p) for d, p in form["predicted"].items()}}
+            for name, form in cell["forms"].items()
+        }
+        return {"parameters": cell["parameters"], "forms": forms}
+
+    one = next(iter(next(iter(cells.values())).values()))
+    data = {key: one[key] for key in SHARED}
+    data["truth"] = text(data["truth"])
+    data["networks"] = {
+        row: {seed: compact(cell) for seed, cell in by_seed.items()}
+        for row, by_seed in cells.items()
+    }
+    with whole_file(path) as part:
+        part.write_text(json.dumps(data, indent=0))
+
+
+def read_predictions(path):
+    """What ``write_predictions`` kept.
+
+    Arguments
+    ---------
+    path : Path
+
+    Returns
+    -------
+    dict
+        ``cells``, see ``summary``.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file.
+    """
+
+    def indices(text):
+        digits = DIGITS[: len(data["labels"])]
+        if len(text) != len(data["clips"]):
+            raise ValueError(f"{len(text)} of {len(data['clips'])} clips")
+        return [digits.index(x) for x in text]
+
+    try:
+        data = json.loads(path.read_text())
+        shared = {key: data[key] for key in SHARED}
+        shared["truth"] = indices(shared["truth"])
+        cells = {
+            row: {int(seed): shared | cell for seed, cell in by_seed.items()}
+            for row, by_seed in data["networks"].items()
+        }
+        for cell in (c for by_seed in cells.values() for c in by_seed.values()):
+            for form in cell["forms"].values():
+                predicted = form["predicted"]
+                form["predicted"] = {
+                    depth: indices(x) for depth, x in predicted.items()
+                }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a predictions file of results.py ({error!r})"
+        ) from error
+    return cells
 
 
 def compare(cells, names, protocol, seeds):

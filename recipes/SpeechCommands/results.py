@@ -3,6 +3,8 @@
 
     python results.py --data_folder=speech_commands --jobs 2 --seeds 1 2 3
     python results.py --data_folder=speech_commands --rows teacher best
+    python results.py --data_folder=speech_commands --rows mine \\
+        --beside predictions/GSC-10.json
 
 Trains what is not trained yet, teachers before the students that learn from
 them, one process each; runs every network on every test clip at every depth,
@@ -13,6 +15,7 @@ Writes to <results_folder>/<protocol>:
   results.md    the table, and differences with 95 % intervals
   results.json  the same and more: recall, confusion, every seed
   results.png   accuracy against bytes and against time
+  predictions.json   what each network said to each test clip, for --beside
 and into each run's folder train.log and predictions.json: what the network
 said to each test clip.
 """
@@ -29,7 +32,13 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
-from comparison import BEST, compare, markdown
+from comparison import (
+    BEST,
+    compare,
+    markdown,
+    read_predictions,
+    write_predictions,
+)
 from runs import HPARAMS, microseconds, train
 from tqdm import tqdm
 from train import FREE
@@ -425,16 +434,15 @@ def parse_arguments(arguments):
         epilog="\n".join(["rows:", *rows]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data_folder", required=True)
+    parser.add_argument("--data_folder", help="needed unless --rows is empty")
     parser.add_argument("--results_folder", default="results", type=Path)
     parser.add_argument("--protocol", default="GSC-10", choices=PROTOCOLS)
     parser.add_argument(
         "--rows",
-        nargs="+",
+        nargs="*",
         default=list(ROWS),
-        choices=ROWS,
         metavar="ROW",
-        help="see below (default: all)",
+        help="see below (default: all; none: those of --beside alone)",
     )
     parser.add_argument("--seeds", nargs="+", default=[1, 2, 3], type=int)
     parser.add_argument(
@@ -446,11 +454,25 @@ def parse_arguments(arguments):
         help="train nothing: the table of what is trained so far",
     )
     parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="FILE",
+        help="a predictions.json: into the table go its other rows too, with "
+        "the times of where it was made; predictions/ has the README's",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print results.json, not the table"
     )
     args = parser.parse_args(arguments)
     if args.jobs < 1:
         parser.error("--jobs must be positive")
+    unknown = [row for row in args.rows if row not in ROWS]
+    if unknown:
+        parser.error(f"no row {unknown[0]}: there are {', '.join(ROWS)}")
+    if args.rows and not args.data_folder:
+        parser.error("--data_folder is needed, to train and to test")
+    if not args.rows and not args.beside:
+        parser.error("--rows is empty: name some, or a file with --beside")
     args.seeds = sorted(set(args.seeds))
     return args
 
@@ -459,6 +481,8 @@ def main(arguments):
     """Train, measure, compare; exit status 1 if anything failed."""
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
+    cells = read_predictions(args.beside) if args.beside else {}
+    cells = {row: cells[row] for row in cells if row not in args.rows}
     runs = plan(args)
     # Of the others, which only teach, no results are asked for.
     asked = [r for r in runs if r.row in args.rows and r.seed in args.seeds]
@@ -467,12 +491,11 @@ def main(arguments):
         found = {run: attempt(is_trained, run) for run in runs}
         trained = [run for run in runs if found[run]]
         failed = list(found.values()).count(None)
-        if not trained and not failed:
+        if runs and not trained and not failed:
             raise ValueError("nothing is trained yet: leave --trained out")
     else:
         trained = train_all(runs, args.jobs)
         failed = len(runs) - len(trained)
-    cells = {}
     # One after another, and nothing beside: time is measured.
     measured = [run for run in asked if run in trained]
     for run in tqdm(measured, "measured", unit="run"):
@@ -482,8 +505,12 @@ def main(arguments):
         else:
             cells.setdefault(run.row, {})[run.seed] = cell
     if cells:
+        # In the order of the table.
+        cells = {row: cells[row] for row in ROWS if row in cells}
         names = {row: name for row, (name, *_) in ROWS.items()}
         write(compare(cells, names, args.protocol, args.seeds), args)
+        folder = args.results_folder / args.protocol
+        write_predictions(cells, folder / "predictions.json")
     if failed:
         raise ValueError(
             f"{failed} of {len(runs)} runs failed, see above; the same "
@@ -494,6 +521,7 @@ def main(arguments):
 def write(report, args):
     """Write results.md, results.json and results.png; print one of them."""
     folder = args.results_folder / args.protocol
+    folder.mkdir(parents=True, exist_ok=True)
     table, data = markdown(report), json.dumps(report, indent=1)
     for name, text in {"results.md": table, "results.json": data}.items():
         with whole_file(folder / name) as part:
