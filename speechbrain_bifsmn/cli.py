@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from speechbrain_bifsmn import __version__
-from speechbrain_bifsmn.pretrained import FILE
+from speechbrain_bifsmn.pretrained import FILE, FOLDER
 
 
 def export(args):
@@ -21,6 +21,7 @@ def export(args):
         args.package or args.output,
         args.manifest,
         package=bool(args.package),
+        depths=args.depths,
     )
     if args.json:
         return print(json.dumps(report, indent=1))
@@ -171,9 +172,15 @@ def parser():
         "Fold a trained network to a model file. Every binary layer is proved "
         "1-bit first; golden vectors of every stage are written beside it.",
         epilog="example: bifsmn export results/SpeechCommands/GSC-10/bifsmn/1 "
-        "-o exported",
+        "-o exported --depths 2",
     )
-    sub.add_argument("folder", help="trained folder, or its parent")
+    sub.add_argument(
+        "folder",
+        nargs="?",
+        default=str(FOLDER),
+        help="trained folder, or its parent (default: the network in the "
+        "package)",
+    )
     where = sub.add_mutually_exclusive_group(required=True)
     where.add_argument("-o", "--output", help="folder for the model file")
     where.add_argument(
@@ -181,6 +188,14 @@ def parser():
         metavar="DIR",
         help="folder for the model file with the C library, an example and a "
         "Makefile, for another project to drop in",
+    )
+    sub.add_argument(
+        "--depths",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="the depths that the file can run (default: all); fewer make it "
+        "smaller: layers that only the others run are left out",
     )
     sub.add_argument(
         "--manifest",

@@ -498,6 +498,11 @@ class PerDepth(nn.ModuleDict):
         """The norm that a depth uses."""
         return self["shared" if "shared" in self else str(depth)]
 
+    def keep(self, depths):
+        """Drop the norms of all other depths."""
+        for name in set(self) - {"shared", *map(str, depths)}:
+            del self[name]
+
     def forward(self, x, depth):
         """Keep the shape."""
         return self.at(depth)(x)

@@ -212,9 +212,9 @@ def plot_results(networks, path):
     Arguments
     ---------
     networks : dict of str to dict
-        By name: ``bytes``, and ``depths``, by depth ``accuracy``, with
-        ``mean`` and ``std`` (None for a single seed), and ``microseconds``
-        (None leaves it out of the right half).
+        By name ``depths``, and by depth ``accuracy``, with ``mean`` and
+        ``std`` (None for a single seed), ``bytes`` and ``microseconds`` (None
+        leaves it out of one half).
     path : str or Path
         PNG to write.
     """
@@ -223,15 +223,15 @@ def plot_results(networks, path):
         1, 2, figsize=(10, 4.5), layout="constrained", sharey=True
     )
     for name, row in networks.items():
-        for axes in (left, right):
+        for axes, key in ((left, "bytes"), (right, "microseconds")):
             points = [
                 (
-                    row["bytes"] if axes is left else depth["microseconds"],
+                    depth[key],
                     depth["accuracy"]["mean"],
                     depth["accuracy"]["std"] or 0,
                 )
                 for depth in row["depths"].values()
-                if axes is left or depth["microseconds"]
+                if depth[key]
             ]
             # Without points too, so that colours agree.
             x, y, spread = zip(*points, strict=True) if points else ([],) * 3
@@ -243,7 +243,7 @@ def plot_results(networks, path):
         # Within a decade a logarithmic axis has more labels than room.
         if high > 10 * low:
             axes.set_xscale("log")
-    left.set(xlabel="bytes, all depths", ylabel="accuracy, %")
+    left.set(xlabel="bytes, every depth", ylabel="accuracy, %")
     right.set(xlabel="µs a clip, every depth")
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):

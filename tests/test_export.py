@@ -141,6 +141,44 @@ def test_folding_changes_nothing_but_rounding(shape):
     assert worst < 1e-4
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_file_of_fewer_depths_says_the_same_in_fewer_bytes(shape):
+    model = tiny_bifsmn(**shape)
+    data = folded(model).to_bytes()
+    whole = NativeEngine(data)
+    features = random_features(Model.from_bytes(data), 0)
+    some = {model.depths[:1], model.depths[1:], model.depths[-1:]}
+    for depths in some - {()}:
+        thinned = model.thinned(depths[::-1])
+        check_one_bit(thinned)
+        thin = folded(thinned).to_bytes()
+        engine = NativeEngine(thin)
+        assert tuple(engine.depths) == depths
+        # Without private norms a deepest layer shares all that it has.
+        assert len(thin) < len(data) or depths[0] == len(model.blocks)
+        for depth in depths:
+            assert_same_stages(
+                *(e.trace(features, depth) for e in (whole, engine))
+            )
+    # The network itself is as it was, and so is a copy with all its depths.
+    assert folded(model.thinned(model.depths)).to_bytes() == data
+    assert folded(model).to_bytes() == data
+
+
+def test_depths_that_cannot_be_kept_are_named():
+    model = tiny_bifsmn(depths=[3, 2])
+    assert folded(model.thinned([3])).depths == (3,)
+    for depths, message in [
+        ([4], r"\[4\] of a network that runs at depth 3, 2"),
+        ([], "cannot keep depths"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.thinned(depths)
+    model = tiny_bifsmn(depths=[3, 2, 1])
+    with pytest.raises(ValueError, match="depth 2 beside 3: their layers"):
+        model.thinned([3, 2])
+
+
 @pytest.mark.parametrize("scale", [0.5, -0.5, 0.0])
 @pytest.mark.parametrize("slope", [0.25, 0.0, -0.25, 2.0])
 @pytest.mark.parametrize("bias", [0.0, 0.3, -0.3, 9.0, -9.0])

@@ -67,3 +67,15 @@ def test_the_file_is_what_the_folder_exports(tmp_path):
     exported = (tmp_path / "model.bifsmn").read_bytes()
     assert exported == FILE.read_bytes()
     assert len(exported) <= 98_000
+
+
+def test_it_is_exported_smaller_at_fewer_depths(tmp_path):
+    cli.main(["export", "-o", str(tmp_path), "--depths", "2", "1"])
+    small, whole = Spotter(tmp_path / "model.bifsmn"), Spotter(FILE, depth=2)
+    assert small.depth == 2 and small.model.meta["test_accuracy"].keys() == {
+        "2",
+        "1",
+    }
+    assert (tmp_path / "model.bifsmn").stat().st_size < 0.6 * 94_016
+    noise = np.random.default_rng(0).normal(0, 3000, 16000).astype(np.int16)
+    assert small.spot(noise).posteriors == whole.spot(noise).posteriors

@@ -638,19 +638,27 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     report = json.loads(printed[printed.index("{\n") :])
     assert report == json.loads((tmp_path / "tones/results.json").read_text())
     networks = report["networks"]
-    assert networks["1-bit"]["bytes"] > 1000
-    assert networks["1-bit"]["depths"]["1"]["microseconds"] > 0
+    whole, thin = networks["1-bit"]["depths"].values()
+    assert whole["bytes"] > thin["bytes"] > 1000
+    assert thin["microseconds"] > 0
+    file = tmp_path / "tones" / best / "3/exported/model.bifsmn"
+    assert whole["bytes"] == file.stat().st_size
+    alone = file.with_name("alone")
+    folder = str(file.parents[1])
+    cli.main(["export", folder, "-o", str(alone), "--depths", "1"])
+    assert thin["bytes"] == (alone / file.name).stat().st_size
     for name, folder in (("real", released), ("fp32", teacher)):
-        network = networks[name]
-        assert network["bytes"] == 4 * network["parameters"]
+        sizes = [row["bytes"] for row in networks[name]["depths"].values()]
+        parameters = networks[name]["parameters"]
+        assert sizes == [4 * parameters, *[None] * (len(sizes) - 1)]
         trained = tmp_path / "tones" / folder / "3/results.json"
         for depth, row in json.loads(trained.read_text())["depths"].items():
-            found = network["depths"][depth]
+            found = networks[name]["depths"][depth]
             assert found["microseconds"] is None
             # Trained networks read features as int8, these as they come.
             assert abs(found["accuracy"]["mean"] - row["accuracy"]) < 15
     for form in ("rival, fp32", "rival, int8"):
-        assert networks[form]["bytes"] > 1000
+        assert networks[form]["depths"]["4"]["bytes"] > 1000
         assert networks[form]["depths"]["4"]["microseconds"] > 0
     pairs = [row["first"] + row["second"] for row in report["differences"]]
     assert ["1-bit", "2", "fp32", "2"] in pairs and len(pairs) == 5

@@ -152,23 +152,21 @@ def summary(cells, names):
     Returns
     -------
     dict of str to dict
-        By name: ``row``, ``seeds``, ``parameters``, ``bytes`` (the largest
-        file), and ``depths``, deepest first: ``accuracy`` and
-        ``accuracy_without_silence``, ``mean`` and ``std`` in percent,
-        ``recall``, the mean by class that has clips, ``microseconds`` (the
-        median) and ``runs``, what ``metrics.summarize`` gives by seed.
+        By name: ``row``, ``seeds``, ``parameters`` and ``depths``, deepest
+        first: ``accuracy`` and ``accuracy_without_silence``, ``mean`` and
+        ``std`` in percent, ``recall``, the mean by class that has clips,
+        ``bytes`` (the largest file), ``microseconds`` (the median) and
+        ``runs``, what ``metrics.summarize`` gives by seed.
     """
     networks = {}
     for row, by_seed in cells.items():
         first = next(iter(by_seed.values()))
         for suffix, form in first["forms"].items():
-            forms = [cell["forms"][suffix] for cell in by_seed.values()]
             networks[", ".join(filter(None, [names[row], suffix]))] = {
                 "row": row,
                 "form": suffix,
                 "seeds": list(by_seed),
                 "parameters": first["parameters"],
-                "bytes": max(form["bytes"] for form in forms),
                 "depths": {
                     depth: over_seeds(by_seed, suffix, depth)
                     for depth in form["predicted"]
@@ -187,7 +185,9 @@ def over_seeds(by_seed, form, depth):
         )
         for seed, cell in by_seed.items()
     }
-    times = [cell["forms"][form]["microseconds"] for cell in by_seed.values()]
+    forms = [cell["forms"][form] for cell in by_seed.values()]
+    times = [form["microseconds"] for form in forms]
+    sizes = [form["bytes"][depth] for form in forms]
 
     def spread(key):
         values = [run[key] for run in runs.values()]
@@ -206,6 +206,7 @@ def over_seeds(by_seed, form, depth):
             for label, value in recalls[0].items()
             if value is not None
         },
+        "bytes": max(sizes) if all(sizes) else None,
         "microseconds": statistics.median(t[depth] for t in times)
         if all(times)
         else None,
@@ -292,21 +293,23 @@ def markdown(report):
         if network["seeds"] != report["seeds"]:
             only = ", ".join(map(str, network["seeds"]))
             name += f" (seed{'s' * (len(network['seeds']) > 1)} {only})"
-        facts = [f"{network[key]:,}" for key in ("parameters", "bytes")]
+        parameters = f"{network['parameters']:,}"
         for depth, row in network["depths"].items():
             cells = [name, depth, percent(row["accuracy"])]
             if silence:
                 cells.append(percent(row["accuracy_without_silence"]))
-            time = row["microseconds"]
-            cells += [*facts, f"{time:.1f}" if time else ""]
+            size, time = row["bytes"], row["microseconds"]
+            cells += [parameters, f"{size:,}" if size else ""]
+            cells.append(f"{time:.1f}" if time else "")
             lines.append("| " + " | ".join(cells) + " |")
-            name, facts = "”", ["", ""]
+            name, parameters = "”", ""
     lines += [
         "",
         "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
         "and int8 ones in ONNX Runtime, and the time is that of one clip, "
-        "features given, one thread. The others run in PyTorch, at 4 bytes a "
-        "parameter.",
+        "features given, one thread. A 1-bit network's first row has the bytes "
+        "of all its depths in one file, the others those of that depth alone. "
+        "The others run in PyTorch, at 4 bytes a parameter.",
     ]
     if report["differences"]:
         lines += [

@@ -48,7 +48,8 @@ from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
-from speechbrain_bifsmn.export.folder import export_folder
+from speechbrain_bifsmn.export.fold import fold
+from speechbrain_bifsmn.export.folder import export_folder, facts_of
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
@@ -274,13 +275,15 @@ def attempt(work, run):
         return None
 
 
-def one_bit(folder):
+def one_bit(folder, trained):
     """A 1-bit network as it is deployed: the exported file, in C.
 
     Arguments
     ---------
     folder : Path
         The run's.
+    trained : KeywordSpotter
+        Its trained folder.
 
     Returns
     -------
@@ -291,11 +294,23 @@ def one_bit(folder):
     exported = export_folder(folder, folder / "exported", parity_clips=4)
     spotter = Spotter(exported["file"])
     engine, config = spotter.engine, spotter.model.config
+    sizes = {str(engine.depths[0]): exported["bytes"]}
+    facts = json.loads((folder / "model/training.json").read_text())
+    for depth in engine.depths[1:]:
+        # What `bifsmn export --depths` writes.
+        thin = fold(
+            trained.mods.model.thinned([depth]),
+            trained.mods.log_mel,
+            config.samples,
+            trained.labels,
+            facts_of(facts, [depth]),
+        )
+        sizes[str(depth)] = len(thin.to_bytes())
 
     def features(row):
         return engine.features(read_window(row, config))
 
-    return [("", exported["file"], features, engine.scores)]
+    return [("", sizes, True, features, engine.scores)]
 
 
 def real(spotter):
@@ -309,8 +324,8 @@ def real(spotter):
     Returns
     -------
     list of tuple
-        For each form that it is deployed in: what to add to its name; the
-        file, None for 4 bytes a parameter and no time; features of a manifest
+        For each form that it is deployed in: what to add to its name; bytes
+        by depth; whether it is a file, to be timed; features of a manifest
         row; logits of features at a depth.
     """
     hparams, model = spotter.hparams, spotter.mods.model
@@ -322,7 +337,10 @@ def real(spotter):
     def logits(features, depth):
         return model(features, depth=depth)[0]
 
-    return [("", None, features, logits)]
+    sizes = dict.fromkeys(map(str, model.depths))
+    parameters = sum(p.numel() for p in model.parameters())
+    sizes[str(model.depths[0])] = 4 * parameters
+    return [("", sizes, False, features, logits)]
 
 
 def onnx(folder, depth):
@@ -346,7 +364,7 @@ def onnx(folder, depth):
     found = evaluate_onnx(folder, folder.parents[1], folder / "onnx")
     return {
         name: {
-            "bytes": form["bytes"],
+            "bytes": {str(depth): form["bytes"]},
             "microseconds": {str(depth): form["microseconds"]},
             "predicted": {str(depth): form["predictions"]},
         }
@@ -370,13 +388,16 @@ def measure(run):
     -------
     dict
         ``labels``, ``clips`` and ``truth`` (class indices), ``parameters``,
-        and ``forms``: by what is added to the row's name, ``bytes``,
-        ``microseconds`` by depth (None without a file) and ``predicted``,
-        class indices by depth.
+        and ``forms``: by what is added to the row's name and by depth
+        ``bytes`` (all depths in one file at the deepest, a thinner depth alone;
+        None where nothing is thinned), ``microseconds`` (None without a file)
+        and ``predicted``, class indices.
     """
     test = run.folder.parents[1] / "test.csv"
     weights = run.folder / "model/model.ckpt"
     source = hashlib.sha256(weights.read_bytes() + test.read_bytes())
+    # Before, bytes were not kept by depth.
+    source.update(b"bytes by depth")
     kept = run.folder / "predictions.json"
     if kept.exists():
         cell = json.loads(kept.read_text())
@@ -400,22 +421,19 @@ def measure(run):
     else:
         try:
             check_one_bit(model)
-            forms = one_bit(run.folder)
+            forms = one_bit(run.folder, spotter)
         except NotOneBitError as error:
             tqdm.write(f"{run}: measured in PyTorch, since {error}")
             forms = real(spotter)
-    for name, file, front_end, logits in forms:
+    for name, sizes, timed, front_end, logits in forms:
         clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
         predicted = {
             str(depth): [int(logits(clip, depth).argmax()) for clip in clips]
             for depth in tqdm(model.depths, f"{run}", leave=False)
         }
-        size, times = 4 * parameters, None
-        if file is not None:
-            size = Path(file).stat().st_size
-            times = microseconds(logits, clips, model.depths)
+        times = microseconds(logits, clips, model.depths) if timed else None
         cell["forms"][name] = {
-            "bytes": size,
+            "bytes": sizes,
             "microseconds": times,
             "predicted": predicted,
         }

@@ -29,7 +29,12 @@ LOCAL_FACTS = ("data", "test_manifest")
 
 
 def export_folder(
-    folder, output, manifest=None, package=False, parity_clips=64
+    folder,
+    output,
+    manifest=None,
+    package=False,
+    parity_clips=64,
+    depths=None,
 ):
     """Write ``model.bifsmn`` and golden vectors, and measure both.
 
@@ -47,6 +52,9 @@ def export_folder(
     parity_clips : int
         At most so many clips, beside the golden ones, are compared stage by
         stage, scores included; accuracy is measured on all.
+    depths : list of int, optional
+        The depths that the file can run, all if not given. Fewer make a
+        smaller file: layers that only the others run are left out.
 
     Returns
     -------
@@ -61,6 +69,8 @@ def export_folder(
         layer; if two implementations disagree, naming the stage; if the
         labels are not those of the clips; or if a package would replace
         somebody's README or Makefile. Nothing is written in any case.
+    ValueError
+        If the network cannot run at ``depths`` alone.
     FileNotFoundError
         If there is no trained folder, or no such manifest.
     """
@@ -72,8 +82,10 @@ def export_folder(
     facts = json.loads((source / "training.json").read_text())
     spotter = KeywordSpotter.from_hparams(source)
     network, log_mel = spotter.mods.model, spotter.mods.log_mel
+    if depths is not None:
+        network = network.thinned(depths)
     binary = check_one_bit(network)
-    meta = {k: v for k, v in facts.items() if k not in LOCAL_FACTS}
+    meta = facts_of(facts, network.depths)
     samples = spotter.hparams.samples
     model = fold(network, log_mel, samples, spotter.labels, meta)
     data = model.to_bytes()
@@ -114,6 +126,30 @@ def export_folder(
         "parity": parity,
     }
     return {**report, "accuracy": accuracy} if rows else report
+
+
+def facts_of(training, depths):
+    """What a file tells of its training.
+
+    Arguments
+    ---------
+    training : dict
+        What training.json holds.
+    depths : list of int
+        Those that the file can run.
+
+    Returns
+    -------
+    dict
+    """
+    facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
+    accuracy = facts.get("test_accuracy")
+    if isinstance(accuracy, dict):
+        names = map(str, depths)
+        facts["test_accuracy"] = {
+            n: accuracy[n] for n in names if n in accuracy
+        }
+    return facts
 
 
 def check_labels(labels, rows, manifest):

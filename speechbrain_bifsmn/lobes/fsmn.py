@@ -12,6 +12,8 @@ ICASSP 2018; Qin et al., "BiFSMN: Binary Neural Network for Keyword Spotting",
 IJCAI 2022 (arXiv 2202.06483), for the layout and the thinnable architecture.
 """
 
+import copy
+
 import torch
 from torch import nn
 
@@ -318,6 +320,49 @@ class DFSMN(nn.Module):
         y = self.norm2(self.conv2(y))
         y = y.permute(0, 2, 3, 1).flatten(2)
         return self.norm_fc(self.fc(y))
+
+    def thinned(self, depths):
+        """A copy that runs at fewer depths, without what only the others ran.
+
+        Arguments
+        ---------
+        depths : list of int
+            Some of ``depths``.
+
+        Returns
+        -------
+        DFSMN
+            Its layers are those of the deepest of them.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such depth, or one of them runs a layer that
+            the deepest of them does not.
+        """
+        depths = tuple(sorted(set(depths), reverse=True))
+        if not depths or not set(depths) <= set(self.depths):
+            raise ValueError(
+                f"cannot keep depths {list(depths)} of a network that runs at "
+                "depth " + ", ".join(map(str, self.depths))
+            )
+        thin = copy.deepcopy(self)
+        if depths == self.depths:
+            return thin
+        kept = self.layers_of(depths[0])
+        for n in depths:
+            layers = [kept[i] for i in layers_of(len(kept), n)]
+            if layers != self.layers_of(n):
+                raise ValueError(
+                    f"cannot keep depth {n} beside {depths[0]}: their layers "
+                    "differ; keep one of them, or all"
+                )
+        thin.depths = depths
+        thin.blocks = nn.ModuleList(thin.blocks[i] for i in kept)
+        for module in thin.modules():
+            if isinstance(module, PerDepth):
+                module.keep(depths)
+        return thin
 
     @torch.no_grad()
     def copy_weights(self, teacher):
