@@ -49,6 +49,10 @@ second row leaves them out.
 |---|{rule}
 | all | {all_row} |
 | without silence | {spoken_row} |
+| bytes, with that depth alone | {alone_row} |
+
+The last row is what `bifsmn export --depths N` writes, for a device that always
+runs the same depth.
 
 Recall at depth {deepest}:
 
@@ -148,12 +152,17 @@ def release(folder, target=FOLDER):
                 f"than the {MOST_BYTES:,} that are shipped"
             )
         shutil.copy(exported["file"], out)
+        alone = [
+            export_folder(source, Path(temporary) / depth, depths=[int(depth)])
+            for depth in exported["accuracy"]
+        ]
         for name in ("hyperparams.yaml", "model.ckpt", "labels.txt"):
             shutil.copy(source / name, out)
         facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
         (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
         report = evaluate_file(out / "model.bifsmn", prepared)
-        text = card(report, facts, exported["bytes"], counts["train"])
+        sizes = [exported["bytes"], *(export["bytes"] for export in alone)]
+        text = card(report, facts, sizes, counts["train"])
         (out / "README.md").write_text(text)
         first, row = next(iter(report["depths"].items()))
         plot_confusion(
@@ -170,8 +179,8 @@ def release(folder, target=FOLDER):
     return report
 
 
-def card(report, facts, size, train):
-    """The model card, Markdown."""
+def card(report, facts, sizes, train):
+    """The model card, Markdown; sizes of the file, and of each depth's own."""
     depths = report["depths"]
     deepest, row = next(iter(depths.items()))
     generated = {key: facts.get(key, 0) for key in GENERATED}
@@ -183,7 +192,8 @@ def card(report, facts, size, train):
     return CARD.format(
         **generated,
         depths=", ".join(depths),
-        bytes=size,
+        bytes=sizes[0],
+        alone_row=" | ".join(f"{size:,}" for size in sizes[1:]),
         clips=report["clips"],
         depths_row=" | ".join(depths),
         rule="---|" * len(depths),
