@@ -27,6 +27,7 @@ def export(args):
         return print(json.dumps(report, indent=1))
     parity = report["parity"]
     print(f"{report['file']}: {report['bytes']:,} bytes")
+    print(f"  of {report['folder']}")
     print(f"  {report['binary_layers']} layers proved 1-bit")
     print(
         f"  {report['engine']} = PyTorch with the exported constants: "
@@ -191,9 +192,8 @@ def parser():
     )
     sub.add_argument(
         "--depths",
-        nargs="+",
-        type=int,
-        metavar="N",
+        type=depth_list,
+        metavar="N,...",
         help="the depths that the file can run (default: all); fewer make it "
         "smaller: layers that only the others run are left out",
     )
@@ -240,6 +240,16 @@ def parser():
         help="exported .bifsmn file (default: the one in the package)",
     )
     return top
+
+
+def depth_list(text):
+    """Depths, as in 4,2,1."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are no depths: give numbers of layers, as in 2 or 4,2,1"
+        ) from None
 
 
 def add_model(sub):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from speechbrain_bifsmn.data.audio import read_pcm
-from speechbrain_bifsmn.export.file import Model
+from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.pretrained import FILE
 
@@ -65,8 +65,11 @@ class Spotter:
         if not path.is_file():
             raise FileNotFoundError(f"no model file {path}")
         data = path.read_bytes()
-        self.model = Model.from_bytes(data)
-        self.engine = engine(data)
+        try:
+            self.model = Model.from_bytes(data)
+            self.engine = engine(data)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
         self.depth = self.model.depths[0] if depth is None else depth
         if self.depth not in self.model.depths:
             raise ValueError(

@@ -160,9 +160,15 @@ def test_a_file_of_fewer_depths_says_the_same_in_fewer_bytes(shape):
             assert_same_stages(
                 *(e.trace(features, depth) for e in (whole, engine))
             )
-    # The network itself is as it was, and so is a copy with all its depths.
-    assert folded(model.thinned(model.depths)).to_bytes() == data
+    # The network itself is as it was.
     assert folded(model).to_bytes() == data
+
+
+def test_all_depths_can_be_kept():
+    for depths, layers in ([3, 2], 4), ([2], 2), ([4, 2], 4):
+        thinned = tiny_bifsmn(depths=depths).thinned(depths)
+        assert len(thinned.blocks) == layers
+        assert folded(thinned).depths == tuple(depths)
 
 
 def test_depths_that_cannot_be_kept_are_named():
@@ -175,7 +181,7 @@ def test_depths_that_cannot_be_kept_are_named():
         with pytest.raises(ValueError, match=message):
             model.thinned(depths)
     model = tiny_bifsmn(depths=[3, 2, 1])
-    with pytest.raises(ValueError, match="depth 2 beside 3: their layers"):
+    with pytest.raises(ValueError, match="depth 2 beside 3 without"):
         model.thinned([3, 2])
 
 

@@ -70,7 +70,7 @@ def test_the_file_is_what_the_folder_exports(tmp_path):
 
 
 def test_it_is_exported_smaller_at_fewer_depths(tmp_path):
-    cli.main(["export", "-o", str(tmp_path), "--depths", "2", "1"])
+    cli.main(["export", "-o", str(tmp_path), "--depths", "2,1"])
     small, whole = Spotter(tmp_path / "model.bifsmn"), Spotter(FILE, depth=2)
     assert small.depth == 2 and small.model.meta["test_accuracy"].keys() == {
         "2",

@@ -1,6 +1,8 @@
 """The results table and its intervals, from made-up predictions."""
 
+import copy
 import importlib
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -155,49 +157,92 @@ def test_different_test_clips_are_not_compared(comparison):
         comparison.compare(cells, NAMES, "GSC-10", [1])
 
 
-def test_kept_predictions_give_the_same_table(comparison, tmp_path):
+def test_other_archives_are_compared_on_common_clips(comparison):
+    """Nobody else has just our part of the test clips."""
+    more = cell(["yes", "no"], {"8": [0, 1, 1, 1, 0, 0]})
+    fewer = cell(["yes", "no"], {"8": [0, 0, 0, 0]})
+    fewer |= {"clips": list("dxba"), "truth": [1, 0, 1, 0]}
+    cells = comparison.on_common_clips({"best": {1: more}, "mine": {1: fewer}})
+    ours, theirs = cells["best"][1], cells["mine"][1]
+    assert ours["clips"] == theirs["clips"] == ["a", "b", "d"]
+    assert ours["truth"] == theirs["truth"] == [0, 1, 1]
+    assert ours["forms"][""]["predicted"] == {"8": [0, 1, 1]}
+    comparison.compare(cells, {"best": "b", "mine": "m"}, "GSC-10", [1])
+    other = cell(["yes", "up"], {"8": [0] * 6})
+    with pytest.raises(ValueError, match="different classes"):
+        comparison.on_common_clips({"best": {1: more}, "mine": {1: other}})
+    none = fewer | {"clips": list("wxyz")}
+    with pytest.raises(ValueError, match="no clip that all networks"):
+        comparison.on_common_clips({"best": {1: more}, "mine": {1: none}})
+
+
+@pytest.fixture
+def kept(comparison, tmp_path):
+    """A file of predictions."""
     labels = ["yes", "no", "_silence_"]
     cells = {
         "teacher": {3: cell(labels, {"8": [0, 1, 2, 0, 1, 2]})},
         "best": {3: cell(labels, {"8": [0, 0, 2, 0, 0, 2]}, 10.0, 900)},
+        "theirs": {3: cell(labels, {"8": [0, 0, 2, 0, 0, 2]}, 10.0, 900)},
     }
-    path = tmp_path / "predictions.json"
-    comparison.write_predictions(cells, path)
-    again = comparison.read_predictions(path)
-    asked = NAMES, "GSC-10", [3]
-    assert comparison.compare(again, *asked) == comparison.compare(
-        cells, *asked
-    )
-    whole = path.read_text()
-    for text in whole[:-9], "[]", whole.replace('"8": "', '"8": "?'):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=r"predictions\.json: not a pred"):
-            comparison.read_predictions(path)
-    path.write_text(whole.replace('"8": "0', '"8": "'))
-    with pytest.raises(ValueError, match="predictions.json: not a pred"):
-        comparison.read_predictions(path)
+    path = tmp_path / "kept.json"
+    comparison.write_predictions(cells, "GSC-10", path)
+    assert comparison.read_predictions(path, "GSC-10") == cells
+    return path
+
+
+def test_other_files_are_not_read_as_predictions(comparison, kept):
+    with pytest.raises(ValueError, match="is of GSC-10, not of V2-12"):
+        comparison.read_predictions(kept, "V2-12")
+    whole = kept.read_text()
+    data = json.loads(whole)
+    damaged = [whole[:-9], "[]", whole.replace('"8": "0', '"8": "')]
+    damaged += [whole.replace('"8": "0', '"8": "?')]
+    for path, value in (
+        (["networks"], {}),
+        (["networks", "best"], {}),
+        (["networks", "best", "3", "parameters"], None),
+        (["networks", "best", "3", "forms"], {}),
+        (["networks", "best", "3", "forms", "", "bytes"], 900),
+        (["networks", "best", "3", "forms", "", "microseconds"], {"4": 1.0}),
+        (["clips"], []),
+    ):
+        *above, last = path
+        other = place = copy.deepcopy(data)
+        for key in above:
+            place = place[key]
+        place[last] = value
+        damaged.append(json.dumps(other))
+    for text in damaged:
+        kept.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"kept\.json: not what results\.py"
+        ):
+            comparison.read_predictions(kept, "GSC-10")
 
 
 def test_a_table_of_others_predictions_needs_no_data(
-    results, comparison, tmp_path, capsys
+    results, kept, tmp_path, capsys
 ):
-    known = {
-        row: {1: cell(["yes", "no"], {"8": [0] * 6})}
-        for row in ("teacher", "best")
-    }
-    path = tmp_path / "known.json"
-    comparison.write_predictions(known, path)
-    common = ["--results_folder", str(tmp_path), "--seeds", "1", "--rows"]
-    results.main([*common, "--beside", str(path)])
+    common = ["--results_folder", str(tmp_path), "--rows"]
+    results.main([*common, "--beside", str(kept)])
     folder = tmp_path / "GSC-10"
-    assert capsys.readouterr().out == (folder / "results.md").read_text() + "\n"
-    assert (folder / "predictions.json").read_text() == path.read_text()
-    for arguments in common, [*common, "worst"], [*common, "best"]:
+    printed = capsys.readouterr().out
+    assert printed == (folder / "results.md").read_text() + "\n"
+    assert "seeds 3: " in printed and "| theirs | 8 |" in printed
+    written = folder / "predictions.json"
+    assert written.read_text() == kept.read_text()
+    for arguments in (
+        common,
+        [*common, "worst"],
+        [*common, "best"],
+        [*common, "--beside", str(written)],
+    ):
         with pytest.raises(SystemExit):
             results.main(arguments)
     with pytest.raises(ValueError, match="nothing is trained yet"):
         # A row that is asked for is not taken from the file.
         results.main(
             [*common, "best", "--trained", "--data_folder", "x", "--beside"]
-            + [str(path)]
+            + [str(kept)]
         )

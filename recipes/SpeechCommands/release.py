@@ -21,8 +21,13 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.prepare import OWN_DRAW
 from speechbrain_bifsmn.evaluation import evaluate_file
-from speechbrain_bifsmn.export.folder import LOCAL_FACTS, export_folder
-from speechbrain_bifsmn.inference import trained_folder
+from speechbrain_bifsmn.export.folder import (
+    LOCAL_FACTS,
+    export_folder,
+    fold_trained,
+    training_facts,
+)
+from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 from speechbrain_bifsmn.pretrained import FOLDER
 
@@ -40,10 +45,10 @@ yes, no, up, down, left, right, stop, go; `_unknown_` for any other word and
 
 ## Figures
 
-Test accuracy in percent of `model.bifsmn`, in C, from PCM; {clips:,} clips of
-the official Speech Commands V2 test archive without on and off (GSC-10). Test
-silences are cuts of the noise recordings that everybody trains with, so the
-second row leaves them out.
+Test accuracy in percent of `model.bifsmn`, in C, from PCM; {clips:,} clips, the
+part at hand of the official Speech Commands V2 test archive without on and off
+(GSC-10). Test silences are cuts of the noise recordings that everybody trains
+with, so the second row leaves them out.
 
 | depth | {depths_row} |
 |---|{rule}
@@ -122,7 +127,7 @@ def release(folder, target=FOLDER):
         the official clips, or the file is too large to be shipped.
     """
     source, target = trained_folder(folder), Path(target)
-    training = json.loads((source / "training.json").read_text())
+    training = training_facts(source)
     if training["protocol"] != PROTOCOL:
         raise ValueError(
             f"{source} was trained on {training['protocol']}, the network in "
@@ -152,16 +157,17 @@ def release(folder, target=FOLDER):
                 f"than the {MOST_BYTES:,} that are shipped"
             )
         shutil.copy(exported["file"], out)
-        alone = [
-            export_folder(source, Path(temporary) / depth, depths=[int(depth)])
-            for depth in exported["accuracy"]
-        ]
         for name in ("hyperparams.yaml", "model.ckpt", "labels.txt"):
             shutil.copy(source / name, out)
         facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
         (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
         report = evaluate_file(out / "model.bifsmn", prepared)
-        sizes = [exported["bytes"], *(export["bytes"] for export in alone)]
+        spotter = KeywordSpotter.from_hparams(source)
+        alone = [
+            fold_trained(spotter.mods.model.thinned([int(n)]), spotter, facts)
+            for n in report["depths"]
+        ]
+        sizes = [exported["bytes"], *(len(m.to_bytes()) for m in alone)]
         text = card(report, facts, sizes, counts["train"])
         (out / "README.md").write_text(text)
         first, row = next(iter(report["depths"].items()))

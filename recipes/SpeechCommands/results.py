@@ -16,8 +16,8 @@ Writes to <results_folder>/<protocol>:
   results.json  the same and more: recall, confusion, every seed
   results.png   accuracy against bytes and against time
   predictions.json   what each network said to each test clip, for --beside
-and into each run's folder train.log and predictions.json: what the network
-said to each test clip.
+and into each run's folder train.log and measured.json: what that network said
+to each test clip, its bytes and times.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,7 @@ from comparison import (
     BEST,
     compare,
     markdown,
+    on_common_clips,
     read_predictions,
     write_predictions,
 )
@@ -48,8 +50,11 @@ from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
-from speechbrain_bifsmn.export.fold import fold
-from speechbrain_bifsmn.export.folder import export_folder, facts_of
+from speechbrain_bifsmn.export.folder import (
+    export_folder,
+    fold_trained,
+    training_facts,
+)
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
@@ -84,6 +89,8 @@ ROWS = {
     "bc-resnet": ("BC-ResNet-1", "bcresnet.yaml", {}),
     "ds-cnn": ("DS-CNN", "dscnn.yaml", {}),
 }
+# Beside results.md, what all networks said.
+PREDICTIONS = "predictions.json"
 # The row that no other one teaches.
 TEACHER = "teacher"
 # Every other row takes these from the best one's YAML: the same data, ...
@@ -295,16 +302,10 @@ def one_bit(folder, trained):
     spotter = Spotter(exported["file"])
     engine, config = spotter.engine, spotter.model.config
     sizes = {str(engine.depths[0]): exported["bytes"]}
-    facts = json.loads((folder / "model/training.json").read_text())
+    facts = training_facts(folder)
     for depth in engine.depths[1:]:
         # What `bifsmn export --depths` writes.
-        thin = fold(
-            trained.mods.model.thinned([depth]),
-            trained.mods.log_mel,
-            config.samples,
-            trained.labels,
-            facts_of(facts, [depth]),
-        )
+        thin = fold_trained(trained.mods.model.thinned([depth]), trained, facts)
         sizes[str(depth)] = len(thin.to_bytes())
 
     def features(row):
@@ -376,8 +377,8 @@ def onnx(folder, depth):
 def measure(run):
     """What a trained network says to each test clip, its size and its time.
 
-    Kept in the run's predictions.json, and read from there unless the weights
-    or the test clips have changed.
+    Kept in the run's measured.json, and read from there unless the weights or
+    the test clips have changed.
 
     Arguments
     ---------
@@ -396,10 +397,9 @@ def measure(run):
     test = run.folder.parents[1] / "test.csv"
     weights = run.folder / "model/model.ckpt"
     source = hashlib.sha256(weights.read_bytes() + test.read_bytes())
-    # Before, bytes were not kept by depth.
-    source.update(b"bytes by depth")
-    kept = run.folder / "predictions.json"
-    if kept.exists():
+    kept = run.folder / "measured.json"
+    # What is not there, or damaged, is measured.
+    with suppress(OSError, ValueError, KeyError, TypeError):
         cell = json.loads(kept.read_text())
         if cell["source"] == source.hexdigest():
             return cell
@@ -423,7 +423,9 @@ def measure(run):
             check_one_bit(model)
             forms = one_bit(run.folder, spotter)
         except NotOneBitError as error:
-            tqdm.write(f"{run}: measured in PyTorch, since {error}")
+            tqdm.write(
+                f"{run}: measured in PyTorch, since {error}", file=sys.stderr
+            )
             forms = real(spotter)
     for name, sizes, timed, front_end, logits in forms:
         clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
@@ -491,6 +493,12 @@ def parse_arguments(arguments):
         parser.error("--data_folder is needed, to train and to test")
     if not args.rows and not args.beside:
         parser.error("--rows is empty: name some, or a file with --beside")
+    written = args.results_folder / args.protocol / PREDICTIONS
+    if args.beside and args.beside.resolve() == written.resolve():
+        parser.error(
+            f"--beside {args.beside} would be written over: copy it, or choose "
+            "another --results_folder"
+        )
     args.seeds = sorted(set(args.seeds))
     return args
 
@@ -499,8 +507,10 @@ def main(arguments):
     """Train, measure, compare; exit status 1 if anything failed."""
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
-    cells = read_predictions(args.beside) if args.beside else {}
-    cells = {row: cells[row] for row in cells if row not in args.rows}
+    cells = {}
+    if args.beside:
+        known = read_predictions(args.beside, args.protocol)
+        cells = {row: known[row] for row in known if row not in args.rows}
     runs = plan(args)
     # Of the others, which only teach, no results are asked for.
     asked = [r for r in runs if r.row in args.rows and r.seed in args.seeds]
@@ -523,12 +533,7 @@ def main(arguments):
         else:
             cells.setdefault(run.row, {})[run.seed] = cell
     if cells:
-        # In the order of the table.
-        cells = {row: cells[row] for row in ROWS if row in cells}
-        names = {row: name for row, (name, *_) in ROWS.items()}
-        write(compare(cells, names, args.protocol, args.seeds), args)
-        folder = args.results_folder / args.protocol
-        write_predictions(cells, folder / "predictions.json")
+        write(cells, args)
     if failed:
         raise ValueError(
             f"{failed} of {len(runs)} runs failed, see above; the same "
@@ -536,20 +541,34 @@ def main(arguments):
         )
 
 
-def write(report, args):
-    """Write results.md, results.json and results.png; print one of them."""
+def write(cells, args):
+    """Write the predictions, results.md, .json and .png; print one of them."""
+    # In the order of the table, what it does not know last.
+    order = [*ROWS, *(row for row in cells if row not in ROWS)]
+    every = [cell for by_seed in cells.values() for cell in by_seed.values()]
+    most = max(len(cell["clips"]) for cell in every)
+    cells = on_common_clips({row: cells[row] for row in order if row in cells})
+    names = {row: ROWS[row][0] if row in ROWS else row for row in cells}
+    seeds = args.seeds
+    if not args.rows:
+        seeds = sorted({s for by_seed in cells.values() for s in by_seed})
+    report = compare(cells, names, args.protocol, seeds)
+    if report["clips"] < most:
+        message = f"compared on {report['clips']} clips that all were tested on"
+        print(message, file=sys.stderr)
     folder = args.results_folder / args.protocol
     folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(cells, args.protocol, folder / PREDICTIONS)
     table, data = markdown(report), json.dumps(report, indent=1)
     for name, text in {"results.md": table, "results.json": data}.items():
         with whole_file(folder / name) as part:
             part.write_text(text, encoding="utf-8")
-    print(data if args.json else table)
     try:
         plot_results(report["networks"], folder / "results.png")
     except ImportError:
         message = "no picture: pip install matplotlib draws it"
         print(message, file=sys.stderr)
+    print(data if args.json else table)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise DataError(f"{path}: there is no such file") from None
         raise DataError(
             f"{path}: not a readable sound file ({error.error_string})"

@@ -243,24 +243,25 @@ def _find_data(data_folder, protocol, download):
     if found:
         raise DataError(
             f"{data_folder}: has {' and '.join(f.name for f in found)}: say "
-            f"which with --data_folder"
+            f"which, by giving that folder"
         )
     if download:
         return download_archive(name, data_folder)
     if other:
         raise DataError(
             f"{data_folder}: has {other[0].name}, but {protocol.name} is of "
-            f"{name}: fetch that with --download"
+            f"{name}: train.py fetches that with --download=True"
         )
     if not data_folder.is_dir():
         raise DataError(
-            f"{data_folder}: there is no such folder: point --data_folder at "
-            f"Speech Commands, or fetch it with --download"
+            f"{data_folder}: there is no such folder: give that of Speech "
+            f"Commands; train.py fetches it with --download=True"
         )
     raise DataError(
         f"{data_folder}: none of {protocol.name}'s words has a folder here "
-        f"({', '.join(protocol.keywords[:4])} ...): check --data_folder, "
-        f"--protocol or --words, or fetch the data with --download"
+        f"({', '.join(protocol.keywords[:4])} ...): give the folder of Speech "
+        f"Commands, or another protocol or words; train.py fetches the data "
+        f"with --download=True"
     )
 
 

@@ -53,14 +53,14 @@ def export_folder(
         At most so many clips, beside the golden ones, are compared stage by
         stage, scores included; accuracy is measured on all.
     depths : list of int, optional
-        The depths that the file can run, all if not given. Fewer make a
-        smaller file: layers that only the others run are left out.
+        The depths that the file can run, all if not given. Layers that none
+        of them runs are left out.
 
     Returns
     -------
     dict
-        ``file``, ``bytes``, ``binary_layers``, ``parity`` and, with clips,
-        ``accuracy`` by depth.
+        ``folder`` that was exported, ``file``, ``bytes``, ``binary_layers``,
+        ``parity`` and, with clips, ``accuracy`` by depth.
 
     Raises
     ------
@@ -79,19 +79,17 @@ def export_folder(
         check_free(output)
     if manifest is not None and not Path(manifest).is_file():
         raise FileNotFoundError(f"no manifest {manifest}")
-    facts = json.loads((source / "training.json").read_text())
+    facts = training_facts(source)
     spotter = KeywordSpotter.from_hparams(source)
-    network, log_mel = spotter.mods.model, spotter.mods.log_mel
-    if depths is not None:
-        network = network.thinned(depths)
+    network = spotter.mods.model
+    check_one_bit(network)
+    network = network.thinned(network.depths if depths is None else depths)
     binary = check_one_bit(network)
-    meta = facts_of(facts, network.depths)
-    samples = spotter.hparams.samples
-    model = fold(network, log_mel, samples, spotter.labels, meta)
+    model = fold_trained(network, spotter, facts)
     data = model.to_bytes()
     engine, reference = open_engine(data), TorchEngine(data)
 
-    used = Path(manifest or facts.get("test_manifest", ""))
+    used = Path(manifest or facts.get("test_manifest") or "")
     rows = read_manifest(used) if used.is_file() else []
     if manifest is not None and not rows:
         raise ExportError(f"{manifest} has no clips: give another manifest")
@@ -104,7 +102,9 @@ def export_folder(
             raise
         logger.warning("accuracy is not measured: %s", error)
         rows, features = [], []
-    clips = [engine.features(c) for c in golden_clips(samples).values()]
+    clips = [
+        engine.features(c) for c in golden_clips(model.config.samples).values()
+    ]
     step = -(-len(rows) // parity_clips) or 1
     parity = compare_engines(reference, engine, clips + features[::step])
     accuracy = {}
@@ -119,6 +119,7 @@ def export_folder(
     with whole_file(path) as part:
         part.write_bytes(data)
     report = {
+        "folder": str(source),
         "file": str(path),
         "bytes": len(data),
         "binary_layers": len(binary),
@@ -128,28 +129,61 @@ def export_folder(
     return {**report, "accuracy": accuracy} if rows else report
 
 
-def facts_of(training, depths):
-    """What a file tells of its training.
+def training_facts(folder):
+    """What training.json tells of a trained folder.
 
     Arguments
     ---------
-    training : dict
-        What training.json holds.
-    depths : list of int
-        Those that the file can run.
+    folder : str or Path
+        Trained folder.
 
     Returns
     -------
     dict
+
+    Raises
+    ------
+    ExportError
+        If the file is damaged.
     """
-    facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
-    accuracy = facts.get("test_accuracy")
-    if isinstance(accuracy, dict):
-        names = map(str, depths)
-        facts["test_accuracy"] = {
-            n: accuracy[n] for n in names if n in accuracy
-        }
+    path = trained_folder(folder) / "training.json"
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as error:
+        raise ExportError(f"{path} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise ExportError(f"{path} is damaged: it holds no JSON object")
     return facts
+
+
+def fold_trained(network, spotter, facts):
+    """The model file of a trained folder.
+
+    Arguments
+    ---------
+    network : BiFSMN
+        The spotter's, or a thinned copy of it.
+    spotter : KeywordSpotter
+        The trained folder, for its front end and labels.
+    facts : dict
+        See ``training_facts``; what only concerns the machine that trained,
+        or depths that the network does not run at, is left out.
+
+    Returns
+    -------
+    Model
+    """
+    meta = {k: v for k, v in facts.items() if k not in LOCAL_FACTS}
+    if isinstance(accuracy := meta.get("test_accuracy"), dict):
+        names = [str(depth) for depth in network.depths]
+        meta["test_accuracy"] = {n: accuracy[n] for n in names if n in accuracy}
+    return fold(
+        network,
+        spotter.mods.log_mel,
+        spotter.hparams.samples,
+        spotter.labels,
+        meta,
+    )
 
 
 def check_labels(labels, rows, manifest):

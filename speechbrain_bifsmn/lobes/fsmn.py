@@ -337,8 +337,8 @@ class DFSMN(nn.Module):
         Raises
         ------
         ValueError
-            If the network has no such depth, or one of them runs a layer that
-            the deepest of them does not.
+            If the network has no such depth, or some, but not all, are asked
+            for and one of them runs a layer that the deepest does not.
         """
         depths = tuple(sorted(set(depths), reverse=True))
         if not depths or not set(depths) <= set(self.depths):
@@ -347,16 +347,17 @@ class DFSMN(nn.Module):
                 "depth " + ", ".join(map(str, self.depths))
             )
         thin = copy.deepcopy(self)
-        if depths == self.depths:
-            return thin
         kept = self.layers_of(depths[0])
         for n in depths:
             layers = [kept[i] for i in layers_of(len(kept), n)]
-            if layers != self.layers_of(n):
-                raise ValueError(
-                    f"cannot keep depth {n} beside {depths[0]}: their layers "
-                    "differ; keep one of them, or all"
-                )
+            if layers == self.layers_of(n):
+                continue
+            if depths == self.depths:
+                return thin
+            raise ValueError(
+                f"cannot keep depth {n} beside {depths[0]} without the others: "
+                "it runs other layers"
+            )
         thin.depths = depths
         thin.blocks = nn.ModuleList(thin.blocks[i] for i in kept)
         for module in thin.modules():
