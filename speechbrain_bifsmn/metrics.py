@@ -243,7 +243,9 @@ def plot_results(networks, path):
         # Within a decade a logarithmic axis has more labels than room.
         if high > 10 * low:
             axes.set_xscale("log")
-    left.set(xlabel="bytes, every depth", ylabel="accuracy, %")
+    left.set(
+        xlabel="bytes, every depth; the deepest with all", ylabel="accuracy, %"
+    )
     right.set(xlabel="µs a clip, every depth")
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):

@@ -220,7 +220,11 @@ def own(*words):
     "change, arguments, message",
     [
         (None, {"data_folder": "nowhere"}, "nowhere: there is no such folder"),
-        (None, {"data_folder": "data/yes"}, "none of GSC-10's words .*or words"),
+        (
+            None,
+            {"data_folder": "data/yes"},
+            "none of GSC-10's words .*or words",
+        ),
         (None, {"protocol": "V3-12"}, "no protocol 'V3-12'; there are V1-12"),
         (None, {"protocol": "V1-12"}, "is v0.02 .* defined on v0.01"),
         (None, own("yes"), "at least two different labels"),
