@@ -478,7 +478,7 @@ def parse_arguments(arguments):
         type=Path,
         metavar="FILE",
         help="a predictions.json: into the table go its other rows too, with "
-        "the times of where it was made; predictions/ has the README's",
+        "the times of where it was made; predictions/ has some",
     )
     parser.add_argument(
         "--json", action="store_true", help="print results.json, not the table"
