@@ -73,6 +73,12 @@ def comparison(monkeypatch):
     return importlib.import_module("comparison")
 
 
+@pytest.fixture
+def predictions(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    return importlib.import_module("predictions")
+
+
 def test_every_row_has_the_same_data_and_its_teachers_first(results):
     args = Namespace(
         results_folder=Path("results"),
@@ -157,12 +163,12 @@ def test_different_test_clips_are_not_compared(comparison):
         comparison.compare(cells, NAMES, "GSC-10", [1])
 
 
-def test_other_archives_are_compared_on_common_clips(comparison):
+def test_other_archives_are_compared_on_common_clips(comparison, predictions):
     """Nobody else has just our part of the test clips."""
     more = cell(["yes", "no"], {"8": [0, 1, 1, 1, 0, 0]})
     fewer = cell(["yes", "no"], {"8": [0, 0, 0, 0]})
     fewer |= {"clips": list("dxba"), "truth": [1, 0, 1, 0]}
-    cells = comparison.on_common_clips({"best": {1: more}, "mine": {1: fewer}})
+    cells = predictions.on_common_clips({"best": {1: more}, "mine": {1: fewer}})
     ours, theirs = cells["best"][1], cells["mine"][1]
     assert ours["clips"] == theirs["clips"] == ["a", "b", "d"]
     assert ours["truth"] == theirs["truth"] == [0, 1, 1]
@@ -170,14 +176,14 @@ def test_other_archives_are_compared_on_common_clips(comparison):
     comparison.compare(cells, {"best": "b", "mine": "m"}, "GSC-10", [1])
     other = cell(["yes", "up"], {"8": [0] * 6})
     with pytest.raises(ValueError, match="different classes"):
-        comparison.on_common_clips({"best": {1: more}, "mine": {1: other}})
+        predictions.on_common_clips({"best": {1: more}, "mine": {1: other}})
     none = fewer | {"clips": list("wxyz")}
     with pytest.raises(ValueError, match="no clip that all networks"):
-        comparison.on_common_clips({"best": {1: more}, "mine": {1: none}})
+        predictions.on_common_clips({"best": {1: more}, "mine": {1: none}})
 
 
 @pytest.fixture
-def kept(comparison, tmp_path):
+def kept(predictions, tmp_path):
     """A file of predictions."""
     labels = ["yes", "no", "_silence_"]
     cells = {
@@ -186,14 +192,14 @@ def kept(comparison, tmp_path):
         "theirs": {3: cell(labels, {"8": [0, 0, 2, 0, 0, 2]}, 10.0, 900)},
     }
     path = tmp_path / "kept.json"
-    comparison.write_predictions(cells, "GSC-10", path)
-    assert comparison.read_predictions(path, "GSC-10") == cells
+    predictions.write_predictions(cells, "GSC-10", path)
+    assert predictions.read_predictions(path, "GSC-10") == cells
     return path
 
 
-def test_other_files_are_not_read_as_predictions(comparison, kept):
+def test_other_files_are_not_read_as_predictions(predictions, kept):
     with pytest.raises(ValueError, match="is of GSC-10, not of V2-12"):
-        comparison.read_predictions(kept, "V2-12")
+        predictions.read_predictions(kept, "V2-12")
     whole = kept.read_text()
     data = json.loads(whole)
     damaged = [whole[:-9], "[]", whole.replace('"8": "0', '"8": "')]
@@ -218,7 +224,7 @@ def test_other_files_are_not_read_as_predictions(comparison, kept):
         with pytest.raises(
             ValueError, match=r"kept\.json: not what results\.py"
         ):
-            comparison.read_predictions(kept, "GSC-10")
+            predictions.read_predictions(kept, "GSC-10")
 
 
 def test_a_table_of_others_predictions_needs_no_data(

@@ -33,14 +33,8 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
-from comparison import (
-    BEST,
-    compare,
-    markdown,
-    on_common_clips,
-    read_predictions,
-    write_predictions,
-)
+from comparison import BEST, compare, markdown
+from predictions import on_common_clips, read_predictions, write_predictions
 from runs import HPARAMS, microseconds, train
 from tqdm import tqdm
 from train import FREE
