@@ -433,11 +433,28 @@ class NormPReLU(nn.Module):
             self.before = nn.Parameter(torch.zeros(channels))
             self.after = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x):
-        """Keep the shape."""
+    def forward(self, x, statistics=None):
+        """Keep the shape.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            With ``channels`` channels.
+        statistics : (torch.Tensor, torch.Tensor), [channels] each, optional
+            Mean and variance to normalise by instead of the norm's own.
+
+        Returns
+        -------
+        torch.Tensor
+        """
         # Copies nothing where the channels are last in memory.
         rows = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
-        y = self.norm(rows.flatten(0, -2)).view(rows.shape)
+        n, flat = self.norm, rows.flatten(0, -2)
+        if statistics is None:
+            y = n(flat)
+        else:
+            y = F.batch_norm(flat, *statistics, n.weight, n.bias, eps=n.eps)
+        y = y.view(rows.shape)
         y = y.permute(0, 3, 1, 2) if x.dim() == 4 else y
         if self.slope is None:
             return y
@@ -473,12 +490,20 @@ class NormPReLU(nn.Module):
 class PerDepth(nn.ModuleDict):
     """A norm that is private to each depth, or one shared by all.
 
+    A shared norm has one mean and one variance on a device, but the depths'
+    differ. So it takes them from the deepest depth alone; in training the
+    others are normalised by what that one has just seen, and so learn to live
+    with it. Normalised each by its own, as batch norms do, they meet other
+    statistics after training than in it.
+
     Arguments
     ---------
     channels : int
         See ``NormPReLU``.
     depths : list of int
-        Depths that execute this layer.
+        Depths that execute this layer, deepest first. In a training step the
+        deepest goes first too; a thinner one that no deeper one has preceded
+        has its own statistics.
     private : bool
         Whether each has its own.
     **options
@@ -493,16 +518,28 @@ class PerDepth(nn.ModuleDict):
     def __init__(self, channels, depths, private, **options):
         names = [str(depth) for depth in depths] if private else ["shared"]
         super().__init__({n: NormPReLU(channels, **options) for n in names})
+        self.statistics = None
+        self.keep(depths)
 
     def at(self, depth):
         """The norm that a depth uses."""
         return self["shared" if "shared" in self else str(depth)]
 
     def keep(self, depths):
-        """Drop the norms of all other depths."""
+        """Drop the norms of all other depths; those kept deepest first."""
         for name in set(self) - {"shared", *map(str, depths)}:
             del self[name]
+        several = "shared" in self and len(depths) > 1
+        self.deepest = depths[0] if several else None
 
     def forward(self, x, depth):
-        """Keep the shape."""
-        return self.at(depth)(x)
+        """Map [batch, time, channels] to the same shape."""
+        norm = self.at(depth)
+        if not self.training or self.deepest is None:
+            return norm(x)
+        if depth != self.deepest:
+            return norm(x, self.statistics)
+        with torch.no_grad():
+            var, mean = torch.var_mean(x.float(), (0, 1), correction=0)
+        self.statistics = mean, var
+        return norm(x)

@@ -178,6 +178,24 @@ def test_thinner_depths_share_weights_but_not_private_norms():
     assert {"norm2.4.slope", "norm2.2.slope", "norm1.shared.slope"} <= names
 
 
+@pytest.mark.parametrize("private", [[], ["memory", "pointwise2"]])
+def test_every_depth_is_trained_with_the_statistics_it_keeps(private):
+    """Of shared norms too: one mean and variance serve several depths."""
+    torch.manual_seed(0)
+    model = DFSMN(channels=16, layers=4, depths=[4, 2, 1], private=private)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.momentum = 1.0
+            torch.nn.init.normal_(module.bias)
+    feats = torch.randn(64, 32, 32)
+    trained = model(feats, depth=[4, 2, 1])
+    model.eval()
+    for depth, (logits, _) in trained.items():
+        # All but the n / (n - 1) of the variance.
+        kept = model(feats, depth=depth)
+        assert torch.allclose(kept, logits, atol=0.05), depth
+
+
 def test_log_mel_frames_do_not_change_when_the_window_moves():
     torch.manual_seed(0)
     log_mel = LogMel(n_fft=512, win_length=400, hop_length=160)
