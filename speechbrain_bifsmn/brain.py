@@ -155,7 +155,7 @@ class KeywordBrain(sb.Brain):
         super().__init__(**kwargs)
         self.teacher = teacher.to(self.device) if teacher is not None else None
         self.labels = list(labels)
-        self.noise = noise
+        self.noise = noise.to(self.device) if noise is not None else None
         # The module itself: self.modules.model may get wrapped, by DDP say.
         self.depths = self.modules.model.depths
         weights = self.hparams.depth_weights

@@ -540,6 +540,7 @@ class PerDepth(nn.ModuleDict):
         if depth != self.deepest:
             return norm(x, self.statistics)
         with torch.no_grad():
-            var, mean = torch.var_mean(x.float(), (0, 1), correction=0)
+            wide = x.to(norm.norm.running_mean.dtype)
+            var, mean = torch.var_mean(wide, (0, 1), correction=0)
         self.statistics = mean, var
         return norm(x)

@@ -178,16 +178,18 @@ def test_thinner_depths_share_weights_but_not_private_norms():
     assert {"norm2.4.slope", "norm2.2.slope", "norm1.shared.slope"} <= names
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("private", [[], ["memory", "pointwise2"]])
-def test_every_depth_is_trained_with_the_statistics_it_keeps(private):
+def test_every_depth_is_trained_with_the_statistics_it_keeps(private, dtype):
     """Of shared norms too: one mean and variance serve several depths."""
     torch.manual_seed(0)
     model = DFSMN(channels=16, layers=4, depths=[4, 2, 1], private=private)
+    model.to(dtype)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.momentum = 1.0
             torch.nn.init.normal_(module.bias)
-    feats = torch.randn(64, 32, 32)
+    feats = torch.randn(64, 32, 32, dtype=dtype)
     trained = model(feats, depth=[4, 2, 1])
     model.eval()
     for depth, (logits, _) in trained.items():

@@ -21,6 +21,7 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
+from runs import ENVIRONMENT, HERE, HPARAMS
 
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.synthesis import synthesize
@@ -29,8 +30,6 @@ from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.spotting import Spotter, read_window
 
-HERE = Path(__file__).resolve().parent
-HPARAMS = HERE.parents[1] / "hparams"
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
 LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
@@ -67,9 +66,7 @@ def train(yaml, options):
         for part in command[1:]
     ]
     print("\n$ python " + shlex.join(shown), flush=True)
-    # So small a network gains little from a second thread, and loses much when
-    # the machine has other work.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment = {**ENVIRONMENT, **os.environ}
     if subprocess.run(command, env=environment).returncode:
         sys.exit(f"error: training with {yaml} failed; see the lines above")
 

@@ -1,4 +1,4 @@
-"""What study.py and results.py share: train.py in a process, time in C."""
+"""What demo, study and results share: train.py in a process, time in C."""
 
 import json
 import os
@@ -10,6 +10,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 HPARAMS = HERE.parents[1] / "hparams"
+# Of a training. One thread: so small a network gains little from a second one,
+# and loses much when the machine has other work. And glibc keeps what is freed,
+# else each step gives memory back and gets it again, zeroed.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+}
 
 
 def train(yaml, output, settings, log):
@@ -41,7 +49,7 @@ def train(yaml, output, settings, log):
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment = {"TQDM_DISABLE": "1", **ENVIRONMENT, **os.environ}
     with open(log, "a") as out:
         done = subprocess.run(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT

@@ -141,10 +141,11 @@ def prepare(folder, hparams):
         )
 
 
-def dataio_prepare(hparams, noise, teacher=None):
+def dataio_prepare(hparams, device, noise, teacher=None):
     """The three datasets, with items id, target and feats or sig.
 
-    With ``cache_teacher`` the training set has the teacher's logits too.
+    With ``cache_teacher`` the training set has the teacher's logits too. What
+    is cached is computed on a device.
 
     Returns
     -------
@@ -171,7 +172,7 @@ def dataio_prepare(hparams, noise, teacher=None):
         manifest = folder / f"{split}.csv"
         data = DynamicItemDataset.from_csv(manifest)
         if hparams["cache_features"]:
-            cache = cached_features(hparams, manifest, split, noise)
+            cache = cached_features(hparams, manifest, split, device, noise)
             items = [cached_pipeline(cache, "feats", hparams)]
             if split == "train" and hparams.get("cache_teacher"):
                 cache = CachedLogits(cache, teacher)
@@ -219,7 +220,7 @@ def train_loader(hparams):
     return options
 
 
-def cached_features(hparams, manifest, split, noise):
+def cached_features(hparams, manifest, split, device, noise):
     """Features of a split, from a file or computed now."""
     return CachedFeatures(
         manifest,
@@ -231,6 +232,7 @@ def cached_features(hparams, manifest, split, noise):
         hparams["wav_augment"] if split == "train" else None,
         noise,
         hparams["seed"],
+        device,
     )
 
 
@@ -292,7 +294,10 @@ def main(arguments):
         teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if hparams.get("start_from_teacher"):
         hparams["model"].copy_weights(teachers[0])
-    datasets, labels = dataio_prepare(hparams, noise, teacher)
+    device = run_opts["device"] or sb.utils.distributed.infer_device()
+    if teacher is not None:
+        teacher.to(device)
+    datasets, labels = dataio_prepare(hparams, device, noise, teacher)
 
     brain = KeywordBrain(
         teacher=teacher,

@@ -62,7 +62,9 @@ class ClipAugment:
         if noise is None or len(noise) < samples:
             return wavs
         starts = torch.randint(len(noise) - samples + 1, (batch, 1))
-        index = starts + torch.arange(samples)
+        index = starts.to(noise.device) + torch.arange(
+            samples, device=noise.device
+        )
         cuts = noise[index].to(wavs)
         middle = (self.snr_low + self.snr_high) / 2
         snr = middle + _uniform(batch, self.snr_high - middle, wavs)

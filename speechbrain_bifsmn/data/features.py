@@ -93,10 +93,13 @@ class CachedFeatures:
         Background noise for ``augment``.
     seed : int
         Of the augmentation.
+    device : str
+        What computes them; another one rounds and draws otherwise.
     """
 
-    # Small enough for the working set to stay in the processor's cache.
-    batch = 32
+    # The one is small enough for the working set to stay in a processor's
+    # cache, the other large enough to fill a GPU.
+    cpu_batch, gpu_batch = 32, 512
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class CachedFeatures:
         augment=None,
         noise=None,
         seed=0,
+        device="cpu",
     ):
         self.rows = read_manifest(manifest)
         self.index = {row["ID"]: i for i, row in enumerate(self.rows)}
@@ -119,6 +123,7 @@ class CachedFeatures:
         self.augment = augment
         self.noise = noise
         self.seed = seed
+        self.device = torch.device(device)
         self.path = Path(folder) / f"{Path(manifest).stem}-{self._name()}.npy"
         if not self.path.exists():
             self._compute(self.path)
@@ -173,6 +178,7 @@ class CachedFeatures:
                 and hashlib.sha256(self.noise.numpy().tobytes()).hexdigest(),
             ],
             "seed": self.seed if self.augment else 0,
+            "device": self.device.type,
         }
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -184,7 +190,8 @@ class CachedFeatures:
         with whole_file(path) as part:
             out = np.lib.format.open_memmap(part, "w+", np.int8, shape)
             # A private random stream: the run's own is not disturbed.
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), torch.no_grad():
                 torch.manual_seed(self.seed)
                 self._fill(out, path.stem)
             out.flush()
@@ -192,19 +199,22 @@ class CachedFeatures:
             del out
 
     def _fill(self, out, name):
-        log_mel = self.log_mel.cpu()
+        log_mel = self.log_mel.to(self.device)
         rate = log_mel.sample_rate
-        starts = range(0, len(self.rows), self.batch)
+        noise = None if self.noise is None else self.noise.to(self.device)
+        on_cpu = self.device.type == "cpu"
+        batch = self.cpu_batch if on_cpu else self.gpu_batch
+        starts = range(0, len(self.rows), batch)
         for start in tqdm(starts, desc=f"features {name}", leave=False):
-            rows = self.rows[start : start + self.batch]
+            rows = self.rows[start : start + batch]
             clips = [read_clip(row, self.samples, rate) for row in rows]
-            wavs = torch.stack(clips)
+            wavs = torch.stack(clips).to(self.device)
             for copy in range(self.copies):
                 heard = wavs
                 if self.augment is not None:
-                    heard = self.augment(wavs, self.noise)
+                    heard = self.augment(wavs, noise)
                 steps = torch.round(log_mel(heard) / self.step)
-                steps = steps.clamp(-128, 127).to(torch.int8).numpy()
+                steps = steps.clamp(-128, 127).to(torch.int8).cpu().numpy()
                 out[copy, start : start + len(rows)] = steps
 
 
@@ -215,7 +225,7 @@ class CachedLogits:
     ---------
     features : CachedFeatures
     network : nn.Module
-        In eval mode; its deepest depth is asked.
+        In eval mode, on whichever device; its deepest depth is asked.
     """
 
     batch = 256
@@ -225,7 +235,7 @@ class CachedLogits:
         digest = hashlib.sha256(features.path.name.encode())
         for name, value in network.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.numpy().tobytes())
+            digest.update(value.cpu().numpy().tobytes())
         # What weights do not tell, such as a dilation.
         digest.update(self._ask(network, slice(0, 1)).numpy().tobytes())
         path = features.path.with_name(f"logits-{digest.hexdigest()[:12]}.npy")
@@ -253,6 +263,7 @@ class CachedLogits:
         """Logits of a part of all copies of all clips."""
         steps = self.features.features
         rows = steps.reshape(-1, *steps.shape[2:])[part].astype(np.float32)
-        batch = torch.from_numpy(rows) * self.features.step
+        device = next(network.parameters()).device
+        batch = torch.from_numpy(rows).to(device) * self.features.step
         depth = network.depths[0]
-        return network(batch, depth=[depth])[depth][0]
+        return network(batch, depth=[depth])[depth][0].cpu()
