@@ -91,11 +91,13 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
     names = [str(run) for run in runs]
     assert names == [
         *(f"teacher, seed {seed}" for seed in (1, 2, 3)),
+        "bc-resnet, seed 3",
         # The best of seed 3 starts from that of seed 3.
         *(f"fp32, seed {seed}" for seed in (3, 1, 2)),
-        *(f"{row}, seed 3" for row in args.rows),
+        *(f"{row}, seed 3" for row in ("bifsmn", "best", "fp32-twin")),
     ]
-    teachers, fp32, (best, twin, paper, rival) = runs[:3], runs[3:6], runs[6:]
+    teachers, rival, fp32 = runs[:3], runs[3], runs[4:7]
+    paper, best, twin = runs[7:]
     for run, them in (fp32[0], teachers), (best, fp32), (twin, fp32):
         folders = [str(teacher.folder) for teacher in them]
         assert run.settings["teacher_folder"] == folders

@@ -130,7 +130,7 @@ class Run:
 
 
 def plan(args):
-    """The runs to be measured and, before each, the teachers it needs.
+    """The runs to be measured and the teachers they need.
 
     Arguments
     ---------
@@ -140,6 +140,8 @@ def plan(args):
     Returns
     -------
     list of Run
+        First those without a teacher, then those that they teach, and so on:
+        with several jobs hardly any waits.
     """
     prepared = args.results_folder / args.protocol
     best = settings(HPARAMS / ROWS[BEST][1], "data_folder: x")
@@ -184,9 +186,12 @@ def plan(args):
         before = [x for teacher in run.teachers for x in with_teachers(teacher)]
         return [*before, run]
 
+    def generation(run):
+        return 1 + max(map(generation, run.teachers), default=0)
+
     runs = [run(row, seed) for row in args.rows for seed in args.seeds]
-    # Once each, where it is first needed.
-    return list(dict.fromkeys(x for r in runs for x in with_teachers(r)))
+    once = dict.fromkeys(x for r in runs for x in with_teachers(r))
+    return sorted(once, key=generation)
 
 
 def is_trained(run):
