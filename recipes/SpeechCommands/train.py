@@ -327,6 +327,9 @@ def main(arguments):
         test_loader_kwargs=hparams["valid_dataloader_opts"],
     )
     run_on_main(report, args=[brain, hparams, hparams_file, overrides, labels])
+    if torch.distributed.is_initialized():
+        # Else its threads may still run when the process ends, and abort it.
+        torch.distributed.destroy_process_group()
 
 
 def apart(folder, overrides):
