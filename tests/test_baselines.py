@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.export.onnx import OnnxNetwork, evaluate_onnx
+from speechbrain_bifsmn.export.onnx import (
+    OnnxNetwork,
+    evaluate_onnx,
+    export_onnx,
+    quantize_onnx,
+)
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.bcresnet import (
     BCResBlock,
@@ -156,6 +161,18 @@ def test_onnx_runtime_computes_what_was_trained(trained, tmp_path):
         assert found[kind]["microseconds"] > 0
     # Sub-spectral norms stay fp32.
     assert int8["weight_bytes"] < 0.75 * fp32["weight_bytes"]
+
+
+def test_int8_sums_do_not_saturate(tmp_path):
+    """The largest weights on the largest inputs, on any processor."""
+    sizes = {"stride": 2, "padding": 1, "bias": False}
+    model = torch.nn.Conv2d(8, 16, 3, **sizes).requires_grad_(False)
+    model.weight.fill_(1.0)
+    x = torch.ones(1, 8, 12, 12)
+    export_onnx(model.eval(), x, tmp_path / "fp32.onnx")
+    quantize_onnx(tmp_path / "fp32.onnx", x.numpy(), tmp_path / "int8.onnx")
+    y = OnnxNetwork(tmp_path / "int8.onnx").logits(x.numpy())
+    assert np.allclose(y, model(x).numpy(), rtol=0.02)
 
 
 def test_labels_of_another_protocol_are_refused(trained, tmp_path):
