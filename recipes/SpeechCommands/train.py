@@ -295,6 +295,9 @@ def main(arguments):
     if hparams.get("start_from_teacher"):
         hparams["model"].copy_weights(teachers[0])
     device = run_opts["device"] or sb.utils.distributed.infer_device()
+    if not device.startswith("cuda"):
+        # Other accelerators do not have all that features need.
+        device = "cpu"
     if teacher is not None:
         teacher.to(device)
     datasets, labels = dataio_prepare(hparams, device, noise, teacher)
