@@ -475,6 +475,7 @@ def test_two_processes_train_one_model(results, archive, tmp_path, options):
     assert state(tmp_path / "words" / yaml.removesuffix(".yaml") / "1")
     # Both halves of the data were seen once, by one model.
     assert done.stdout.count("trained folder") == 1
+    assert "%|" not in done.stderr, "a bar in spite of --noprogressbar"
 
 
 def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):

@@ -49,7 +49,7 @@ def train(yaml, output, settings, log):
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {"TQDM_DISABLE": "1", **ENVIRONMENT, **os.environ}
+    environment = {**ENVIRONMENT, **os.environ}
     with open(log, "a") as out:
         done = subprocess.run(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT

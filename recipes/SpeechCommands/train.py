@@ -12,10 +12,14 @@ and a confusion matrix.
 
 import copy
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 
+if "--noprogressbar" in sys.argv:
+    # For the bars of what is cached, too; tqdm reads it when imported.
+    os.environ["TQDM_DISABLE"] = "1"
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import speechbrain as sb
