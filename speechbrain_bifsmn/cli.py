@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from speechbrain_bifsmn import __version__
-from speechbrain_bifsmn.pretrained import FILE, FOLDER
+from speechbrain_bifsmn.pretrained import FILE, FOLDER, THRESHOLD
 
 
 def export(args):
@@ -47,7 +47,7 @@ def spot(args):
     """Keyword of each sound file."""
     from speechbrain_bifsmn.spotting import Spotter
 
-    spotter = Spotter(args.model, args.depth)
+    spotter = Spotter(args.model, args.depth, threshold=args.threshold)
     rows = []
     for wav in args.wav:
         found = spotter.spot_file(wav)
@@ -66,6 +66,7 @@ def evaluate(args):
     from speechbrain_bifsmn.data.prepare import (
         SHARES,
         prepare_speech_commands,
+        read_seal,
     )
     from speechbrain_bifsmn.evaluation import evaluate_file
     from speechbrain_bifsmn.spotting import Spotter
@@ -87,11 +88,10 @@ def evaluate(args):
             sample_rate=model.config.sample_rate,
             **shares,
         )
-        prepared = json.loads((Path(folder) / "prepare.json").read_text())
         report = {
             "model": args.model,
             "protocol": protocol,
-            "test": prepared["asked"]["test"],
+            "test": read_seal(folder)["asked"]["test"],
             **evaluate_file(args.model, folder),
         }
     if args.json:
@@ -207,13 +207,22 @@ def parser():
         "spot",
         spot,
         "Recognise the keyword of each recording. Longer recordings than the "
-        "model's window are scanned and the best window is reported.",
+        "model's window are scanned; posteriors are averaged over four windows "
+        "and the surest keyword is reported.",
         epilog="example: bifsmn spot yes.wav --depth 2",
     )
     add_model(sub)
     sub.add_argument("wav", nargs="+", help="mono, at the model's rate")
     sub.add_argument(
         "--depth", type=int, help="layers to run (default: the deepest)"
+    )
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        metavar="P",
+        help="posterior from which a keyword is believed (default: "
+        "%(default)s); more of it misses more, and has fewer false alarms",
     )
 
     sub = command(

@@ -254,6 +254,42 @@ def plot_results(networks, path):
     plt.close(figure)
 
 
+def plot_det(curves, threshold, path):
+    """Draw keywords missed against false alarms, one curve a depth.
+
+    Arguments
+    ---------
+    curves : dict of int to list of dict
+        By depth ``threshold``, ``missed`` (percent) and ``false_alarms`` (an
+        hour).
+    threshold : float
+        The one to mark.
+    path : str or Path
+        PNG to write.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    for depth, rows in curves.items():
+        x = [row["false_alarms"] for row in rows]
+        y = [row["missed"] for row in rows]
+        (line,) = axes.plot(x, y, label=f"depth {depth}")
+        marked = min(rows, key=lambda r: abs(r["threshold"] - threshold))
+        axes.plot(
+            marked["false_alarms"], marked["missed"], "o", c=line.get_color()
+        )
+    axes.set(
+        xlabel="false alarms an hour",
+        ylabel="keywords missed, %",
+        xscale="log",
+        yscale="log",
+        title=f"dots: threshold {threshold}",
+    )
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)
+
+
 def _pyplot():
     """pyplot without a screen, imported only when a picture is drawn."""
     import matplotlib

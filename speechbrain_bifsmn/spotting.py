@@ -8,7 +8,10 @@ import numpy as np
 from speechbrain_bifsmn.data.audio import read_pcm
 from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels import open_engine
-from speechbrain_bifsmn.pretrained import FILE
+from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
+
+# Windows whose posteriors are averaged: so many hold the whole of a word.
+SMOOTHED = 4
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,9 @@ class Spotted:
     Arguments
     ---------
     label : str
-        Keyword, or a class named ``_…_`` if no window holds a keyword.
+        Keyword, or a class named ``_…_`` if no keyword was sure enough.
     probability : float
-        Its posterior in the best window.
+        Its smoothed posterior in the best window.
     start : float
         Where that window starts, seconds.
     posteriors : dict of str to float
@@ -44,6 +47,9 @@ class Spotter:
         Depth to run at; the deepest, if not given.
     engine : type, optional
         An engine class; the compiled core or, without it, numba.
+    threshold : float
+        Posterior from which a keyword is believed, 0 to 1. Less of it hears
+        more keywords, where there are some and where there are none.
 
     Raises
     ------
@@ -52,7 +58,7 @@ class Spotter:
     ModelFileError
         If it is not a whole, unaltered model file.
     ValueError
-        If it has no such depth.
+        If it has no such depth, or the threshold is none.
 
     Example
     -------
@@ -60,7 +66,12 @@ class Spotter:
     Spotted(label='yes', probability=0.98, ...)
     """
 
-    def __init__(self, path=FILE, depth=None, engine=open_engine):
+    def __init__(
+        self, path=FILE, depth=None, engine=open_engine, threshold=THRESHOLD
+    ):
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold} is not from 0 to 1")
+        self.threshold = threshold
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no model file {path}")
@@ -100,10 +111,9 @@ class Spotter:
     def spot(self, pcm):
         """Recognise samples.
 
-        A clip shorter than the model's window is zero-padded at the end. A
-        longer one is scanned by windows; the one with the most probable
-        keyword is reported, or if a class named ``_…_`` wins in all of them,
-        the most probable of these.
+        The most probable keyword of all windows is reported or, if it does
+        not reach the threshold, the most probable class named ``_…_``; a model
+        without such classes always hears a keyword.
 
         Arguments
         ---------
@@ -114,29 +124,51 @@ class Spotter:
         -------
         Spotted
         """
+        starts, posteriors = self.posteriors(pcm)
+        labels = self.model.labels
+        keywords = np.array([not label.startswith("_") for label in labels])
+        heard = posteriors * keywords
+        sure = keywords.any() and heard.max() >= self.threshold
+        if not sure and not keywords.all():
+            heard = posteriors * ~keywords
+        window, best = np.unravel_index(heard.argmax(), heard.shape)
+        row = posteriors[window].tolist()
+        return Spotted(
+            labels[best],
+            row[best],
+            starts[window] / self.model.config.sample_rate,
+            dict(zip(labels, row, strict=True)),
+        )
+
+    def posteriors(self, pcm):
+        """Posteriors of every window, averaged over it and those before.
+
+        A clip shorter than the model's window is zero-padded at the end.
+
+        Arguments
+        ---------
+        pcm : np.ndarray of int16, [n]
+            Samples.
+
+        Returns
+        -------
+        starts : list of int
+            Where each window starts, in samples.
+        posteriors : np.ndarray, [windows, classes]
+            Means over ``SMOOTHED`` windows, over fewer at the beginning.
+        """
         size = self.model.config.samples
-        spotted = []
-        for start in window_starts(len(pcm), self.model.config):
+        starts = window_starts(len(pcm), self.model.config)
+        rows = []
+        for start in starts:
             window = pcm[start : start + size]
             window = np.pad(window, (0, size - len(window)))
-            posteriors = softmax(self.engine.scores_pcm(window, self.depth))
-            best = int(posteriors.argmax())
-            spotted.append(
-                Spotted(
-                    self.model.labels[best],
-                    float(posteriors[best]),
-                    start / self.model.config.sample_rate,
-                    {
-                        label: float(p)
-                        for label, p in zip(
-                            self.model.labels, posteriors, strict=True
-                        )
-                    },
-                )
-            )
-        return max(
-            spotted, key=lambda s: (not s.label.startswith("_"), s.probability)
-        )
+            rows.append(softmax(self.engine.scores_pcm(window, self.depth)))
+        means = [
+            np.mean(rows[max(0, i + 1 - SMOOTHED) : i + 1], axis=0)
+            for i in range(len(rows))
+        ]
+        return starts, np.stack(means)
 
 
 def window_starts(length, config):

@@ -485,10 +485,11 @@ def build(program, out, compiler="gcc", *flags):
     return out
 
 
-def test_every_stage_under_sanitizers(tmp_path):
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_every_stage_under_sanitizers(compiler, tmp_path):
     """golden.c reads and writes nowhere else, whatever the flags."""
-    program = build("tests/golden.c", tmp_path / "golden", "gcc", *SANITIZED)
-    for flags in 0, 24, 53, 63:
+    program = build("tests/golden.c", tmp_path / "golden", compiler, *SANITIZED)
+    for flags in 0, 5, 24, 53, 63:
         file = tmp_path / f"{flags}.bifsmn"
         file.write_bytes(make(flags, flags=flags).to_bytes())
         done = subprocess.run(
@@ -557,7 +558,11 @@ def test_example(tmp_path):
             [program, file, wav, *depth], capture_output=True, text=True
         )
 
-    assert spot([1, 7, 1, 1], 1000).stdout == "yes 0.700 at 0.00 s\n"
+    assert spot([1, 16, 2, 1], 100).stdout == "yes 0.800 at 0.00 s\n"
+    # No keyword is sure enough; unless less is enough.
+    unsure = [3, 12, 1, 4]
+    assert spot(unsure, 100).stdout == "_unknown_ 0.200 at 0.00 s\n"
+    assert spot(unsure, 100, "3", "0.5").stdout == "yes 0.600 at 0.00 s\n"
     assert spot([1, 1, 1, 7], 100, "2").stdout == "_unknown_ 0.700 at 0.00 s\n"
     assert "at this depth" in spot([1, 1, 1, 7], 100, "9").stderr
     refused = spot([1, 1, 1, 7], 100, rate=8000)

@@ -1,5 +1,7 @@
-/* spot.c: which keyword is in this recording?   ./spot MODEL WAV [DEPTH]
- * Moves a window over a 16-bit mono WAV and prints the surest keyword. */
+/* spot.c: which keyword is in this recording?
+ *     ./spot MODEL WAV [DEPTH [THRESHOLD]]
+ * Moves a window over a 16-bit mono WAV, averages posteriors over the last
+ * four and prints the surest keyword; below the threshold, what else it was. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +10,11 @@
 #include "bifsmn.h"
 
 enum { MOST = 1 << 24 }; /* bytes; what is longer is refused as truncated */
+enum { SMOOTHED = 4, CLASSES = 1 << 15 };
 static unsigned char model[MOST], wav[MOST];
 static int16_t pcm[MOST]; /* zeros after the recording */
-static float scores[1 << 15];
+static float scores[CLASSES];
+static double recent[SMOOTHED][CLASSES];
 
 static void fail(const char *what, const char *why)
 {
@@ -58,22 +62,23 @@ int main(int argc, char **argv)
     struct bifsmn_info info;
     void *room;
     bifsmn *net = NULL;
-    int error = bifsmn_workspace_size(model, size, &bytes), depth, i, top;
-    double start = 0, surest = 0, sum, step;
-    const char *best = "_", *label; /* _silence_ and its like are no keywords */
+    int error = bifsmn_workspace_size(model, size, &bytes), depth, i, k, n, top;
+    double start[2] = {0, 0}, surest[2] = {-1, -1}, sum, step, threshold;
+    const char *best[2] = {NULL, NULL}; /* keyword; _silence_ and its like */
 
     if (argc < 3)
-        fail("usage", "spot MODEL WAV [DEPTH]");
+        fail("usage", "spot MODEL WAV [DEPTH [THRESHOLD]]");
     room = malloc(error ? 1 : bytes);
     if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
         fail(argv[1], bifsmn_message(error));
     bifsmn_info(net, &info);
     depth = argc > 3 ? atoi(argv[3]) : info.depth[0];
+    threshold = argc > 4 ? atof(argv[4]) : 0.7;
     last = read_wav(argv[2], info.sample_rate);
     last -= last < (size_t)info.samples ? last : (size_t)info.samples;
     /* The least that it can tell apart. */
     step = (double)info.stride * info.stride * info.hop_length;
-    for (at = 0;; at = at + step < last ? at + (size_t)step : last) {
+    for (at = 0, n = 1;; n++, at = at + step < last ? at + (size_t)step : last) {
         error = bifsmn_run(net, pcm + at, (size_t)info.samples, depth, scores);
         if (error)
             fail(argv[1], bifsmn_message(error));
@@ -81,14 +86,25 @@ int main(int argc, char **argv)
             top = scores[i] > scores[top] ? i : top;
         for (sum = 0, i = 0; i < info.classes; i++) /* softmax */
             sum += exp(scores[i] - scores[top]);
-        label = bifsmn_label(net, top);
-        /* Any keyword beats every _class_; otherwise the surer one wins. */
-        if ((*label == '_') == (*best == '_') ? 1 / sum > surest : *best == '_')
-            best = label, surest = 1 / sum, start = (double)at;
+        for (i = 0; i < info.classes; i++)
+            recent[n % SMOOTHED][i] = exp(scores[i] - scores[top]) / sum;
+        for (i = 0; i < info.classes; i++) {
+            const char *label = bifsmn_label(net, i);
+            const int other = *label == '_';
+
+            for (sum = 0, k = 0; k < SMOOTHED; k++) /* zeros, at first */
+                sum += recent[k][i];
+            sum /= n < SMOOTHED ? n : SMOOTHED;
+            if (sum > surest[other])
+                best[other] = label, surest[other] = sum,
+                start[other] = (double)at;
+        }
         if (at == last)
             break;
     }
-    printf("%s %.3f at %.2f s\n", best, surest, start / info.sample_rate);
+    top = best[1] && surest[0] < threshold; /* no keyword was sure enough */
+    printf("%s %.3f at %.2f s\n", best[top], surest[top],
+           start[top] / info.sample_rate);
     free(room);
     return 0;
 }

@@ -9,3 +9,5 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "gsc10"
 FILE = FOLDER / "model.bifsmn"
+# Smoothed posterior from which a keyword is believed, see stream.py.
+THRESHOLD = 0.7

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""How a model file does in a stream: false alarms an hour, keywords missed.
+
+    python stream.py --data_folder=/path/to/speech_commands
+    python stream.py --data_folder=... --split valid   # to choose a threshold
+
+The clips of a protocol's split are put end to end, in random order, and heard
+as `bifsmn spot` hears: a window every few frames, posteriors averaged over four
+of them. A keyword counts as found if its posterior reaches the threshold while
+its clip passes, once at most; where one does that is not in this clip or beside
+it, that is a false alarm. One word a second without a pause is harder than most
+rooms. Draws det.png.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.prepare import SHARES, prepare_speech_commands
+from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.metrics import plot_det
+from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
+from speechbrain_bifsmn.spotting import SMOOTHED, Spotter, read_window
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def hear(spotter, rows, seed=0):
+    """Let a spotter hear clips end to end.
+
+    Arguments
+    ---------
+    spotter : Spotter
+    rows : list of dict
+        Manifest rows.
+    seed : int
+        Of their order.
+
+    Returns
+    -------
+    list of int
+        For each clip, in the order heard, the index of its label.
+    np.ndarray, [clips, classes]
+        The highest posterior of each class in windows whose middle lies in the
+        clip.
+    float
+        Hours heard.
+    """
+    config = spotter.model.config
+    rows = list(rows)
+    random.Random(seed).shuffle(rows)
+    pcm = np.concatenate([read_window(row, config) for row in rows])
+    starts, posteriors = spotter.posteriors(pcm)
+    # The middle of all windows that were averaged.
+    lag = (SMOOTHED - 1) * (starts[1] - starts[0]) // 2
+    middles = np.array(starts) - lag + config.samples // 2
+    clip = middles // config.samples
+    highest = np.zeros((len(rows), posteriors.shape[1]))
+    np.maximum.at(highest, clip, posteriors)
+    labels = [spotter.model.labels.index(row["label"]) for row in rows]
+    return labels, highest, len(pcm) / config.sample_rate / 3600
+
+
+def rates(spotter, labels, highest, hours, threshold):
+    """Percent of keywords missed, and false alarms an hour.
+
+    Arguments
+    ---------
+    spotter : Spotter
+    labels, highest, hours
+        What ``hear`` gives.
+    threshold : float
+
+    Returns
+    -------
+    dict
+        ``threshold``, ``missed``, ``false_alarms``.
+    """
+    keyword = [not label.startswith("_") for label in spotter.model.labels]
+    found = (highest >= threshold) & keyword
+    own = np.eye(len(keyword), dtype=bool)[labels]
+    near = own.copy()
+    near[1:] |= own[:-1]
+    near[:-1] |= own[1:]
+    spoken = np.array(keyword)[labels]
+    hits = (found & own).any(1)[spoken]
+    return {
+        "threshold": threshold,
+        "missed": 100 * (1 - hits.mean()),
+        "false_alarms": int((found & ~near).sum()) / hours,
+    }
+
+
+def parse_arguments():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data_folder", required=True)
+    parser.add_argument(
+        "--model", default=str(FILE), help="default: the one in the package"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=["valid", "test"], help="(test)"
+    )
+    parser.add_argument(
+        "-o", "--output", default=".", help="folder for det.png (.)"
+    )
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def main():
+    """Measure every depth; print a table, draw the curves."""
+    args = parse_arguments()
+    model = Spotter(args.model).model
+    trained = model.meta
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_speech_commands(
+            args.data_folder,
+            folder,
+            trained["protocol"],
+            words=trained.get("words"),
+            sample_rate=model.config.sample_rate,
+            **{key: trained[key] for key in SHARES},
+        )
+        rows = read_manifest(Path(folder) / f"{args.split}.csv")
+    report = {}
+    for depth in model.depths:
+        spotter = Spotter(args.model, depth)
+        heard = hear(spotter, rows)
+        report[depth] = [
+            rates(spotter, *heard, t) for t in np.linspace(0.3, 1, 141)[:-1]
+        ]
+    Path(args.output).mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(args.output) / "det.png") as part:
+        plot_det(report, THRESHOLD, part)
+    if args.json:
+        return print(json.dumps(report, indent=1))
+    print(f"{len(rows)} {args.split} clips, {heard[2] * 60:.0f} minutes")
+    print("| depth | threshold | missed, % | false alarms an hour |")
+    print("|--:|--:|--:|--:|")
+    for depth, curve in report.items():
+        for row in curve:
+            if np.isclose(row["threshold"], THRESHOLDS).any():
+                print(
+                    f"| {depth} | {row['threshold']:.2f} "
+                    f"| {row['missed']:.1f} | {row['false_alarms']:.0f} |"
+                )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"stream.py: {error}")
