@@ -250,7 +250,9 @@ class KeywordBrain(sb.Brain):
     def init_optimizers(self):
         """As the base class, with the binarizers' parameters apart.
 
-        They are not decayed, and learn ``lr_factor`` times as fast.
+        They are not decayed, and learn ``lr_factor`` times as fast. Of a
+        ``max_grad_norm`` SpeechBrain takes the first group alone: theirs are
+        not clipped.
         """
         groups, apart = [], set()
         for quantizer in quantizers_of(self.modules.model):
@@ -317,7 +319,7 @@ class KeywordBrain(sb.Brain):
             for depth, w in self.depth_weights.items()
         )
         stats["balanced error"] = error
-        _, lr = self.hparams.lr_annealing(self.optimizer)
+        lr, _ = self.hparams.lr_annealing(self.optimizer)
         self.scale_learning_rates()
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": lr},

@@ -10,8 +10,6 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError as YAMLError
 
-from speechbrain_bifsmn.files import whole_file
-
 # What an inference folder keeps of a training YAML.
 NETWORK_KEYS = ("sample_rate", "samples", "classes", "log_mel", "model")
 
@@ -112,7 +110,7 @@ def _check_types(path, overridden):
 
 
 def settings(path, overrides):
-    """The plain numbers, texts and lists of a YAML, options applied.
+    """What a YAML says, options applied, as JSON has it.
 
     Arguments
     ---------
@@ -124,19 +122,34 @@ def settings(path, overrides):
     Returns
     -------
     dict
+        Numbers, texts and lists with their references resolved; mappings,
+        objects among them, with theirs as they are written.
     """
-    with open(path, encoding="utf-8") as f:
-        resolved = YAML().load(resolve_references(f, overrides))
-    plain = int | float | str | list | None
+    text = Path(path).read_text(encoding="utf-8")
+    resolved = YAML().load(resolve_references(text, overrides))
+    written = YAML().load(text)
+    written.update(YAML().load(overrides or "{}") or {})
     return {
-        key: value
-        for key, value in json.loads(json.dumps(resolved, default=str)).items()
-        if isinstance(value, plain)
+        key: _plain(written[key] if isinstance(value, dict) else value)
+        for key, value in resolved.items()
     }
 
 
-def check_same_run(folder, now, free, resuming):
-    """Refuse to resume a run under other settings; note them at its start.
+def _plain(node):
+    """A node of a YAML, its tag beside its content, as JSON has it."""
+    if isinstance(node, dict):
+        content = {key: _plain(value) for key, value in node.items()}
+    elif isinstance(node, list):
+        content = [_plain(value) for value in node]
+    else:
+        content = getattr(node, "value", node)
+    tag = getattr(node, "tag", None)
+    content = json.loads(json.dumps(content, default=str))
+    return {str(tag.value): content} if tag and tag.value else content
+
+
+def check_same_run(folder, now, free):
+    """Refuse to go on with a run under other settings.
 
     Arguments
     ---------
@@ -146,8 +159,6 @@ def check_same_run(folder, now, free, resuming):
         What the run depends on.
     free : set of str
         Keys that may change.
-    resuming : bool
-        Whether there is anything to resume.
 
     Raises
     ------
@@ -155,17 +166,16 @@ def check_same_run(folder, now, free, resuming):
         Naming the first setting that changed.
     """
     path = Path(folder) / "settings.json"
-    if resuming and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key in sorted(set(before) | set(now) - set(free)):
-            if key not in free and before.get(key) != now.get(key):
-                raise HyperparameterError(
-                    f"{folder} holds a run with {key} {before.get(key)!r}, "
-                    f"now it is {now.get(key)!r}: choose another "
-                    "--output_folder, or delete that one"
-                )
-    with whole_file(path) as part:
-        part.write_text(json.dumps(now, indent=1), encoding="utf-8")
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key in sorted((set(before) | set(now)) - set(free)):
+        if before.get(key) != now.get(key):
+            raise HyperparameterError(
+                f"{folder} holds a run with {key} {before.get(key)!r}, now it "
+                f"is {now.get(key)!r}: choose another --output_folder, or "
+                "delete that one"
+            )
 
 
 def network_yaml(path, overrides):

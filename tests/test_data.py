@@ -21,7 +21,11 @@ from speechbrain_bifsmn.data.audio import DataError, read_audio, read_pcm
 from speechbrain_bifsmn.data.augment import ClipAugment
 from speechbrain_bifsmn.data.generated import generate_clips
 from speechbrain_bifsmn.data.manifest import Clip
-from speechbrain_bifsmn.data.prepare import NOISE, prepare_speech_commands
+from speechbrain_bifsmn.data.prepare import (
+    NOISE,
+    prepare_speech_commands,
+    read_seal,
+)
 from speechbrain_bifsmn.data.protocols import (
     PROTOCOLS,
     SILENCE,
@@ -349,6 +353,42 @@ def test_prepares_again_only_when_something_changed(tmp_path, monkeypatch):
     write(root / "yes" / f"{speakers()[0]}_nohash_1.wav")
     assert again(validation_percentage=12)
     assert not again(validation_percentage=12)
+
+
+def test_prepares_again_when_generated_clips_are_gone(tmp_path):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    save, words = tmp_path / "save", ["yes", "no", SILENCE]
+    for _ in range(2):
+        prepare_speech_commands(
+            root, save, "words", words=words, quiet_silences=4
+        )
+        (made,) = save.glob("quiet-*.wav")
+        assert soundfile.info(made).frames == 4 * 16000
+        made.unlink()
+
+
+def test_what_a_run_trains_on_is_the_same_wherever_it_lies(tmp_path):
+    seals = []
+    for place in "here", "there":
+        root = make_archive(tmp_path / place / "data", ("yes", "no"))
+        save = tmp_path / place / "save"
+        prepare_speech_commands(root, save, "words", words=["yes", "no"])
+        seals.append(read_seal(save)["clips"])
+    assert seals[0] == seals[1]
+    assert set(seals[0]) == {*SPLITS, "noise"}
+
+
+@pytest.mark.parametrize("words", [["yes", "no"], ["yes", "no", SILENCE]])
+def test_there_is_noise_to_train_with_silence_class_or_not(tmp_path, words):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    save = tmp_path / "save"
+    prepare_speech_commands(root, save, "words", words=words)
+    noise = list(csv.DictReader((save / "noise.csv").open()))
+    silences = [r for r in read(save)["train"] if r["label"] == SILENCE]
+    assert noise and (silences == noise if SILENCE in words else not silences)
+    # The last seconds of a recording are others' to test and validate with.
+    last = max(int(row["stop"]) for row in noise)
+    assert last <= soundfile.info(root / NOISE / "hum.wav").frames - 2 * 16000
 
 
 def pack(path, names, link=None):

@@ -1,5 +1,6 @@
 """Quantizers, layers and networks compute what their formulas say."""
 
+import copy
 import doctest
 import importlib
 
@@ -170,6 +171,14 @@ def test_student_starts_from_the_teacher():
     for other in {"layers": 6}, {"layers": 4, "left": 4, "right": 0}:
         with pytest.raises(ValueError, match="left, right and dilation"):
             student.copy_weights(DFSMN(**sizes, **other))
+    with pytest.raises(ValueError, match="does not match"):
+        teacher.copy_weights(student)
+    # Its slopes are one for each channel.
+    other = BiFSMN(
+        **sizes, layers=4, depths=[4], activation_quantizer="reactnet"
+    )
+    with pytest.raises(ValueError, match="slope does not match"):
+        student.copy_weights(other)
 
 
 def test_thinner_depths_share_weights_but_not_private_norms():
@@ -196,6 +205,36 @@ def test_every_depth_is_trained_with_the_statistics_it_keeps(private, dtype):
         # All but the n / (n - 1) of the variance.
         kept = model(feats, depth=depth)
         assert torch.allclose(kept, logits, atol=0.05), depth
+
+
+def test_no_step_is_normalised_by_the_statistics_of_an_earlier_one():
+    """Layer 1 is run by depths 4 and 3, not by the deepest."""
+    torch.manual_seed(0)
+    model = DFSMN(channels=16, layers=8, depths=[5, 4, 3])
+    assert [1 in model.layers_of(n) for n in model.depths] == [0, 1, 1]
+    fresh = copy.deepcopy(model)
+    model(torch.randn(16, 32, 32), depth=[5, 4])
+    feats = torch.randn(16, 32, 32)
+    (expected, _), (got, _) = (
+        network(feats, depth=[5, 3])[3] for network in (fresh, model)
+    )
+    assert torch.equal(got, expected)
+
+
+def test_layers_that_no_depth_runs_are_not_trained():
+    model = DFSMN(channels=16, layers=3, depths=[2, 1])
+    logits = model(torch.randn(4, 32, 32), depth=[2, 1])
+    sum(o[0].square().sum() for o in logits.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    run = {*model.layers_of(2), *model.layers_of(1)}
+    (left,) = set(range(3)) - run
+    assert not any(p.requires_grad for p in model.blocks[left].parameters())
+
+
+def test_bands_above_half_the_sample_rate_are_refused():
+    with pytest.raises(ValueError, match="f_max 8000.0 .*at most 4000.0"):
+        LogMel(sample_rate=8000, f_max=8000.0)
 
 
 def test_log_mel_frames_do_not_change_when_the_window_moves():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.brain import KeywordBrain
+from speechbrain_bifsmn.checkpoints import WholeCheckpointer
 from speechbrain_bifsmn.data.augment import ClipAugment
 from speechbrain_bifsmn.data.features import CachedFeatures, CachedLogits
 from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol, which_split
@@ -87,6 +89,15 @@ def model_file(results, tmp_path_factory):
     return folder / "model.bifsmn"
 
 
+def test_a_run_keeps_what_it_was_tested_on(results):
+    run = results / "bifsmn/1"
+    facts = json.loads((run / "model/training.json").read_text())
+    tested = Path(facts["test_manifest"])
+    assert tested == (run / "test.csv").resolve()
+    assert tested.read_bytes() == (results / "test.csv").read_bytes()
+    assert facts["words"] == ["low", "middle", "high", "_silence_"]
+
+
 def test_the_chain_learns_and_draws(results):
     for name in ("dfsmn", "bifsmn"):
         report = json.loads((results / name / "1/results.json").read_text())
@@ -152,11 +163,26 @@ def test_spot_pads_short_clips_and_scans_long_ones(
     waves = [str(path), str(tmp_path / "long.wav"), str(tmp_path / "short.wav")]
     cli.main(["spot", "-m", str(model_file), *waves, "--json"])
     whole, scanned, short = json.loads(capsys.readouterr().out)
-    assert scanned["probability"] >= whole["probability"] - 0.2
+    assert scanned["label"] == whole["label"] == "high"
     assert 0.5 <= scanned["start"] <= 2.5
     assert short["start"] == 0
     cli.main(["spot", "-m", str(model_file), waves[0], "--depth", "1"])
     assert whole["file"] in capsys.readouterr().out
+    cli.main(["spot", "-m", str(model_file), *waves, "--threshold", "1"])
+    assert "high" not in re.sub(r".*\.wav:", "", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="threshold 70.0 is not from 0 to 1"):
+        cli.main(["spot", "-m", str(model_file), *waves, "--threshold", "70"])
+
+
+def test_posteriors_are_averaged_over_four_windows(model_file):
+    spotter = Spotter(model_file)
+    rng = np.random.default_rng(0)
+    pcm = (rng.normal(0, 3000, 40000)).astype(np.int16)
+    starts, means = spotter.posteriors(pcm)
+    single = [spotter.posteriors(pcm[s : s + 16000])[1][0] for s in starts]
+    for i, mean in enumerate(means):
+        expected = np.mean(single[max(0, i - 3) : i + 1], axis=0)
+        assert np.allclose(mean, expected, atol=1e-6)
 
 
 def test_the_c_program_says_what_the_command_says(
@@ -301,6 +327,24 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     expected = state(whole / network)
     for name, value in state(broken / network).items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_a_checkpoint_counts_once_it_is_whole(tmp_path):
+    def interrupted(_obj, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    model = torch.nn.Linear(2, 2)
+    checkpointer = WholeCheckpointer(tmp_path, {"model": model})
+    checkpointer.save_and_keep_only()
+    expected = model.weight.clone()
+    torch.nn.init.zeros_(model.weight)
+    checkpointer.add_recoverable("more", model, custom_save_hook=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save_and_keep_only()
+    resumed = WholeCheckpointer(tmp_path, {"model": model})
+    assert resumed.recover_if_possible() is not None
+    assert torch.equal(model.weight, expected)
 
 
 def test_runs_at_once_prepare_one_after_the_other(
@@ -784,9 +828,15 @@ def test_mistakes_in_a_yaml_are_named(tmp_path):
 
 def test_a_run_is_not_resumed_under_other_settings(results, archive):
     folder = results.parent
-    before = (results / "dfsmn/1/results.json").read_text()
-    with pytest.raises(ValueError, match="lr 0.002, now it is 0.5"):
-        train("dfsmn.yaml", archive, folder, "--number_of_epochs=4", "--lr=0.5")
+    run = results / "dfsmn/1"
+    before = files_of(run), files_of(results, "*.csv")
+    for option, words in (
+        ("--lr=0.5", "lr 0.002, now it is 0.5"),
+        ("--silence_percentage=20", "silence_percentage 10, now it is 20"),
+        ("--train_dataloader_opts={shuffle: True}", "train_dataloader_opts"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train("dfsmn.yaml", archive, folder, option)
     with pytest.raises(ValueError, match="no checkpoint to test"):
         train(
             "dfsmn.yaml",
@@ -795,15 +845,19 @@ def test_a_run_is_not_resumed_under_other_settings(results, archive):
             "--test_only",
             f"--output_folder={folder / 'new'}",
         )
-    assert (results / "dfsmn/1/results.json").read_text() == before
+    assert (files_of(run), files_of(results, "*.csv")) == before
+
+
+def files_of(folder, names="**/*"):
+    return {p: p.read_bytes() for p in folder.glob(names) if p.is_file()}
 
 
 def test_a_trial_run_leaves_the_real_one_alone(results, archive):
     run = results / "dfsmn/1"
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    before = files_of(run)
     for option in "--debug", "--debug_persistently":
         train("dfsmn.yaml", archive, results.parent, "--lr=0.5", option)
-    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    after = files_of(run)
     assert before.items() <= after.items()
     assert all(run / "debug" in p.parents for p in after.keys() - before.keys())
 

@@ -21,13 +21,14 @@ Examples:
 """
 
 import argparse
-import json
 import logging
 import sys
-from pathlib import Path
 
 from speechbrain_bifsmn.data.audio import DataError
-from speechbrain_bifsmn.data.prepare import prepare_speech_commands
+from speechbrain_bifsmn.data.prepare import (
+    prepare_speech_commands,
+    read_seal,
+)
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 
 
@@ -110,9 +111,9 @@ def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         prepare_speech_commands(**vars(arguments))
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f"prepare.py: {error}")
-    sealed = json.loads(Path(arguments.save_folder, "prepare.json").read_text())
+    sealed = read_seal(arguments.save_folder)
     counts = sealed["counts"]
     print(f"{'label':12}" + "".join(f"{split:>8}" for split in counts))
     for label in counts["train"]:

@@ -42,6 +42,7 @@ from train import FREE
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.prepare import read_seal
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
 from speechbrain_bifsmn.export.folder import (
@@ -213,13 +214,12 @@ def is_trained(run):
     if not (run.folder / "results.json").exists():
         return False
     overrides = {**run.settings, "output_folder": str(run.folder)}
-    sealed = json.loads((run.folder.parents[1] / "prepare.json").read_text())
     now = {
         **settings(HPARAMS / run.yaml, json.dumps(overrides)),
-        "manifests": sealed["sha256"],
+        "clips": read_seal(run.folder.parents[1])["clips"],
     }
     # Of a finished run the number of epochs is not free.
-    check_same_run(run.folder, now, FREE - {"number_of_epochs"}, True)
+    check_same_run(run.folder, now, FREE - {"number_of_epochs"})
     return True
 
 

@@ -12,9 +12,12 @@ and a confusion matrix.
 
 import copy
 import json
+import logging
 import os
+import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 if "--noprogressbar" in sys.argv:
@@ -44,7 +47,11 @@ from speechbrain_bifsmn.data.features import (
 )
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
-from speechbrain_bifsmn.data.prepare import SHARES, prepare_speech_commands
+from speechbrain_bifsmn.data.prepare import (
+    SHARES,
+    prepare_speech_commands,
+    read_seal,
+)
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
     check_same_run,
@@ -53,6 +60,8 @@ from speechbrain_bifsmn.hyperparameters import (
 )
 from speechbrain_bifsmn.inference import save_trained
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
+
+logger = logging.getLogger(__name__)
 
 PREPARE_KEYS = {
     "data_folder",
@@ -68,9 +77,6 @@ PREPARE_KEYS = {
 # Of a training YAML, what the exported file tells.
 FACTS = (
     "licence",
-    "protocol",
-    "words",
-    *GENERATED,
     "epoch_clips",
     "seed",
     "weight_quantizer",
@@ -143,6 +149,18 @@ def prepare(folder, hparams):
         prepare_speech_commands(
             save_folder=folder, **{key: hparams[key] for key in PREPARE_KEYS}
         )
+
+
+def note_run(folder, prepared, now):
+    """What a run is, in its own folder: settings, test clips, how prepared.
+
+    Another task may take the prepared folder later.
+    """
+    for name in ("prepare.json", "test.csv"):
+        with whole_file(folder / name) as part:
+            shutil.copyfile(prepared / name, part)
+    with whole_file(folder / "settings.json") as part:
+        part.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
 def dataio_prepare(hparams, device, noise, teacher=None):
@@ -277,20 +295,24 @@ def main(arguments):
     if hparams.get("thin_depths", thin) < thin:
         # Depths that are not drawn leave norms without a gradient.
         hparams["find_unused_parameters"] = True
-    sb.create_experiment_directory(
-        hparams["output_folder"], hparams_file, overrides
-    )
+    output = Path(hparams["output_folder"])
     prepared = Path(hparams["prepared_folder"])
-    run_on_main(prepare, args=[prepared, hparams])
-    sealed = json.loads((prepared / "prepare.json").read_text())
-    now = {**settings(hparams_file, overrides), "manifests": sealed["sha256"]}
+    now = settings(hparams_file, overrides)
     resuming = bool(hparams["checkpointer"].list_checkpoints())
-    run_on_main(
-        check_same_run, args=[hparams["output_folder"], now, FREE, resuming]
-    )
+    if resuming:
+        # Before anything of the run's is replaced.
+        check_same_run(output, now, FREE | {"clips"})
+    sb.create_experiment_directory(output, hparams_file, overrides)
+    run_on_main(prepare, args=[prepared, hparams])
+    now["clips"] = read_seal(prepared)["clips"]
+    if resuming:
+        check_same_run(output, now, FREE)
+    run_on_main(note_run, args=[output, prepared, now])
     noise = None
     if hparams["wav_augment"] is not None:
-        noise = read_noise(prepared / "train.csv", hparams["sample_rate"])
+        noise = read_noise(prepared / "noise.csv", hparams["sample_rate"])
+        if noise is None:
+            logger.warning("the data have no noise to train with")
     teacher = None
     distilled = needs_teacher(hparams["distillation"])
     if distilled or hparams.get("start_from_teacher"):
@@ -300,8 +322,9 @@ def main(arguments):
         hparams["model"].copy_weights(teachers[0])
     device = run_opts["device"] or sb.utils.distributed.infer_device()
     if not device.startswith("cuda"):
-        # Other accelerators do not have all that features need.
+        # Other accelerators do not have all that features and binarizers need.
         device = "cpu"
+    run_opts = replace(run_opts, device=device)
     if teacher is not None:
         teacher.to(device)
     datasets, labels = dataio_prepare(hparams, device, noise, teacher)
@@ -318,8 +341,8 @@ def main(arguments):
     )
     if run_opts["test_only"] and not resuming:
         raise ValueError(
-            f"{hparams['output_folder']} has no checkpoint to test: train "
-            "first, without --test_only"
+            f"{output} has no checkpoint to test: train first, without "
+            "--test_only"
         )
     brain.fit(
         hparams["epoch_counter"],
@@ -391,13 +414,15 @@ def check(hparams):
 
 def report(brain, hparams, hparams_file, overrides, labels):
     """Write the trained folder, results.json and the pictures."""
-    output = Path(hparams["output_folder"])
-    prepared = Path(hparams["prepared_folder"]).resolve()
-    asked = json.loads((prepared / "prepare.json").read_text())["asked"]
+    output = Path(hparams["output_folder"]).resolve()
+    asked = read_seal(output)["asked"]
+    protocol = asked["protocol"]["name"]
     facts = {
         **{key: hparams[key] for key in FACTS if key in hparams},
         # As prepared: with skip_prep the YAML may say otherwise.
-        **{key: asked[key] for key in SHARES},
+        "protocol": protocol,
+        "words": labels if protocol == "words" else None,
+        **{key: asked[key] for key in (*GENERATED, *SHARES)},
         "epochs": hparams["number_of_epochs"],
         "best_epoch": hparams["epoch_counter"].current,
     }
@@ -413,7 +438,7 @@ def report(brain, hparams, hparams_file, overrides, labels):
             **facts,
             "test_accuracy": accuracy,
             "data": asked["data"],
-            "test_manifest": str(prepared / "test.csv"),
+            "test_manifest": str(output / "test.csv"),
         },
     )
     results = {**facts, "test": asked["test"], "depths": depths}

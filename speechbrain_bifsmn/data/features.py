@@ -42,27 +42,25 @@ def read_clip(row, samples, sample_rate=16000):
 
 
 def read_noise(manifest, sample_rate=16000):
-    """All clips labelled ``_silence_`` in a manifest, end to end.
+    """All clips of a manifest, end to end.
 
     Arguments
     ---------
     manifest : str or Path
-        The training CSV, so that noise of other splits stays unheard.
+        ``noise.csv`` of a prepared folder.
     sample_rate : int
         Hz.
 
     Returns
     -------
     torch.Tensor, [n], or None
-        None if the manifest has no silence.
+        None if the manifest is empty.
     """
-    rows = read_manifest(manifest)
-    rows = [row for row in rows if row["label"] == "_silence_"]
     clips = [
         torch.as_tensor(
             read_audio(r["wav"], int(r["start"]), int(r["stop"]), sample_rate)
         )
-        for r in rows
+        for r in read_manifest(manifest)
     ]
     return torch.cat(clips) if clips else None
 
@@ -189,6 +187,11 @@ class CachedFeatures:
         shape = (self.copies, len(self.rows), frames, self.log_mel.n_mels)
         with whole_file(path) as part:
             out = np.lib.format.open_memmap(part, "w+", np.int8, shape)
+            if hasattr(os, "posix_fallocate"):
+                # Else a full disk would kill the process at some write.
+                with open(part, "r+b") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    os.posix_fallocate(file.fileno(), 0, size)
             # A private random stream: the run's own is not disturbed.
             devices = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices), torch.no_grad():

@@ -66,7 +66,7 @@ def generate_clips(
 
     The same arguments give the same clips. A file appears when it is whole,
     and is kept as long as what it was made from has the same names and lengths:
-    whoever replaces recordings in place deletes it.
+    whoever replaces recordings in place deletes it, and it is made again.
 
     Arguments
     ---------

@@ -69,9 +69,10 @@ def prepare_speech_commands(
     """Write the manifests of a protocol.
 
     ``train.csv``, ``valid.csv`` and ``test.csv`` have the columns ID,
-    duration, wav, start, stop (in samples) and label; ``labels.txt`` has the
-    labels in the order of the network's outputs; ``prepare.json`` tells what
-    was asked and what came of it. All is left as it is when it was made with
+    duration, wav, start, stop (in samples) and label, and so has ``noise.csv``,
+    noise to train with; ``labels.txt`` has the labels in the order of the
+    network's outputs; ``prepare.json`` tells what was asked and what came of
+    it. All is left as it is when it was made with
     the same arguments from the same files.
 
     Arguments
@@ -169,13 +170,11 @@ def prepare_speech_commands(
     if protocol.official_test and not test_root:
         logger.warning(
             "%s is tested on an own draw from the testing speakers, not on "
-            "the official test archive: name it with --test_folder or fetch "
-            "it with --download",
+            "the official test archive: put that beside the data or fetch it "
+            "with --download",
             protocol.name,
         )
-    noises = {}
-    if protocol.silence:
-        noises = _noises(root, stock.get(NOISE, {}), sample_rate)
+    noises = _noises(root, stock.get(NOISE, {}), sample_rate, protocol.silence)
     manifests = _draw(
         protocol, root, parts, noises, unknown_percentage, silence_percentage
     )
@@ -190,7 +189,7 @@ def prepare_speech_commands(
         for split, clips in manifests.items()
     }
     manifests = _measure(manifests, sample_rate)
-    manifests["train"] += generate_clips(
+    generated = generate_clips(
         manifests["train"],
         protocol.keywords,
         save_folder,
@@ -200,8 +199,41 @@ def prepare_speech_commands(
         quiet_silences * protocol.silence,
         sample_rate,
     )
+    manifests["train"] += generated
     counts["train"] = _count("train", manifests["train"], protocol)
-    _write(save_folder, manifests, protocol, asked, counts)
+    manifests["noise"] = _noise(
+        manifests["train"], noises, silence_percentage
+    )
+    files = sorted({clip.path for clip in generated})
+    _write(save_folder, manifests, protocol, asked, counts, files)
+
+
+def read_seal(folder):
+    """What a prepared folder says of itself.
+
+    Arguments
+    ---------
+    folder : str or Path
+        With ``prepare.json``.
+
+    Returns
+    -------
+    dict
+        ``asked``, what it was made of; ``counts``, clips by split and label;
+        ``clips``, a hash by split that is the same wherever the files lie.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    path = Path(folder) / "prepare.json"
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not prepared: leave --skip_prep out, or run "
+            f"prepare.py --save_folder {folder}"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_shares(first, second, first_name, second_name):
@@ -393,14 +425,14 @@ def _clip(root, word, name, prefix=""):
     return Clip(f"{prefix}{word}/{stem}", str(root / word / name), word)
 
 
-def _noises(root, names, rate):
+def _noises(root, names, rate, needed):
     """Sample rate and whole seconds of the noise recordings, by path."""
     paths = [root / NOISE / name for name in names]
     noises = {
         str(path): (rate, check_audio(path, rate) // rate) for path in paths
     }
     noises = {path: n for path, n in noises.items() if n[1] >= len(SPLITS)}
-    if not noises:
+    if needed and not noises:
         raise DataError(
             f"{root / NOISE}: silence needs noise recordings of at least "
             f"{len(SPLITS)} s there; --words without {SILENCE} makes a task "
@@ -437,6 +469,13 @@ def _silences(noises, split, wanted):
     return clips
 
 
+def _noise(clips, noises, percentage):
+    """The silences trained with; where there is no such class, as many."""
+    silences = [clip for clip in clips if clip.label == SILENCE]
+    wanted = math.ceil(len(clips) * percentage / (100 - percentage))
+    return silences or _silences(noises, "train", wanted)
+
+
 def _count(split, clips, protocol):
     """Clips of each label, none of which may be missing."""
     counts = Counter(clip.label for clip in clips)
@@ -445,9 +484,9 @@ def _count(split, clips, protocol):
         raise DataError(
             f"the {split} split has {len(counts)} of {protocol.name}'s "
             f"{len(protocol.labels)} labels, no clip of {', '.join(missing)}: "
-            f"add clips, raise --unknown_percentage, --silence_percentage, "
-            f"--validation_percentage or --testing_percentage, or choose "
-            f"others with --words"
+            f"add clips, raise --unknown_percentage or --silence_percentage, "
+            f"choose others with --words, or prepare with prepare.py, which "
+            f"has --validation_percentage and --testing_percentage, too"
         )
     return {label: counts[label] for label in protocol.labels}
 
@@ -473,7 +512,7 @@ def _measure(manifests, rate):
     }
 
 
-def _write(save_folder, manifests, protocol, asked, counts):
+def _write(save_folder, manifests, protocol, asked, counts, generated):
     """Write everything; ``prepare.json`` comes last and seals the rest."""
     texts = {"labels.txt": "".join(f"{x}\n" for x in protocol.labels)}
     for split, clips in manifests.items():
@@ -496,6 +535,8 @@ def _write(save_folder, manifests, protocol, asked, counts):
         "asked": asked,
         "counts": counts,
         "sha256": {name: _sha256(text) for name, text in texts.items()},
+        "clips": {split: _identity(x) for split, x in manifests.items()},
+        "generated": generated,
     }
     save_folder.mkdir(parents=True, exist_ok=True)
     (save_folder / "prepare.json").unlink(missing_ok=True)
@@ -511,12 +552,25 @@ def _is_prepared(save_folder, asked):
     """Whether the manifests are there, intact, and those asked for."""
     try:
         sealed = json.loads((save_folder / "prepare.json").read_text())
-        return sealed["asked"] == asked and all(
-            _sha256((save_folder / name).read_text(encoding="utf-8")) == digest
-            for name, digest in sealed["sha256"].items()
+        return (
+            sealed["asked"] == asked
+            and all(map(os.path.isfile, sealed["generated"]))
+            and all(
+                _sha256((save_folder / name).read_text("utf-8")) == digest
+                for name, digest in sealed["sha256"].items()
+            )
         )
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _identity(clips):
+    """A hash of clips, wherever their files lie."""
+    rows = [
+        (clip.id, Path(clip.path).name, clip.start, clip.stop, clip.label)
+        for clip in clips
+    ]
+    return _sha256(json.dumps(rows))
 
 
 def _sha256(text):

@@ -64,6 +64,11 @@ class LogMel(nn.Module):
                 "the front end needs hop_length <= win_length <= n_fft, got "
                 f"{hop_length}, {win_length}, {n_fft}"
             )
+        if f_max and f_max > sample_rate / 2:
+            raise ValueError(
+                f"f_max {f_max} is above half the sample rate: with "
+                f"{sample_rate} Hz it must be at most {sample_rate / 2}"
+            )
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.win_length = win_length

@@ -268,6 +268,9 @@ class DFSMN(nn.Module):
             )
             for i in range(layers)
         )
+        for i, block in enumerate(self.blocks):
+            # What no depth runs gets no gradient; DDP wants to know.
+            block.requires_grad_(any(i in used[n] for n in depths))
         self.head = nn.Linear(frames_out * channels, classes)
 
     def layers_of(self, depth):
@@ -305,6 +308,10 @@ class DFSMN(nn.Module):
         asked = [depth] if single else depth
         check_input(self, x, asked)
         outputs = {}
+        if self.training:
+            for module in self.modules():
+                if isinstance(module, PerDepth):
+                    module.statistics = None
         stem = self.stem(x)
         for n in asked:
             y, features = stem, []
@@ -394,13 +401,15 @@ class DFSMN(nn.Module):
             if name not in theirs:
                 # A norm at one of our depths: theirs is shared, or private
                 # to their deepest.
-                at = max(i for i, p in enumerate(parts) if _is_depth(p))
+                depths = [i for i, p in enumerate(parts) if _is_depth(p)]
+                at = max(depths, default=0)
                 for key in ("shared", str(teacher.depths[0])):
                     parts[at] = key
                     if ".".join(parts) in theirs:
                         break
             value = theirs.get(".".join(parts))
-            if parts[-1] == "slope" and value is not None:
+            slope = parts[-1] == "slope" and value is not None
+            if slope and value.numel() == 1:
                 value = value.expand_as(ours)
             if value is not None and set(parts[2:]) & set(EXPANDED):
                 value = value[tuple(map(slice, ours.shape))]

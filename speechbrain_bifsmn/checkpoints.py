@@ -1,0 +1,33 @@
+"""Checkpoints that an interruption cannot spoil."""
+
+import os
+
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+
+UNFINISHED = "unfinished.yaml"
+
+
+class WholeCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer; a checkpoint counts once it is whole.
+
+    The file by which a folder is known as a checkpoint is written first there,
+    so one whose saving was interrupted is the newest, and cannot be loaded.
+    Here that file gets its name last.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        See ``speechbrain.utils.checkpoints.Checkpointer``.
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """See ``Checkpointer``."""
+        checkpoint = super().save_checkpoint(*args, **kwargs)
+        if checkpoint is not None:  # None where another process saves
+            folder = checkpoint.path
+            os.replace(folder / UNFINISHED, folder / METAFNAME)
+        return checkpoint
+
+    def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
+        fpath = fpath.with_name(UNFINISHED)
+        return super()._save_checkpoint_metafile(fpath, *args, **kwargs)
