@@ -62,16 +62,50 @@ def spot(args):
 
 
 def evaluate(args):
-    """Accuracy at each depth on a protocol's test clips."""
+    """Accuracy at each depth on a protocol's test clips, or on yours."""
+    from speechbrain_bifsmn.evaluation import evaluate_file, labelled_clips
+    from speechbrain_bifsmn.spotting import Spotter
+
+    model = Spotter(args.model).model
+    if args.all:
+        protocol, test = "all recordings", args.data
+        rate = model.config.sample_rate
+        rows = labelled_clips(args.data, model.labels, rate)
+    else:
+        protocol, test, rows = protocol_clips(args, model)
+    report = {
+        "model": args.model,
+        "protocol": protocol,
+        "test": test,
+        **evaluate_file(args.model, rows),
+    }
+    if args.json:
+        return print(json.dumps(report, indent=1))
+    print(
+        f"{protocol}, {report['clips']} clips ({report['test']}), "
+        f"{report['engine']}"
+    )
+    for depth, row in report["depths"].items():
+        print(f"  depth {depth}: {row['accuracy']:.2f} %", end="")
+        spoken = row["accuracy_without_silence"]
+        print("" if spoken is None else f" ({spoken:.2f} % without silence)")
+    first = next(iter(report["depths"]))
+    print(f"  recall at depth {first}, %:")
+    for label, value in report["depths"][first]["recall"].items():
+        if value is not None:
+            print(f"    {label:12} {value:6.2f}")
+
+
+def protocol_clips(args, model):
+    """Name of the protocol, where its test clips are from, the clips."""
+    from speechbrain_bifsmn.data.manifest import read_manifest
     from speechbrain_bifsmn.data.prepare import (
         SHARES,
         prepare_speech_commands,
         read_seal,
     )
-    from speechbrain_bifsmn.evaluation import evaluate_file
-    from speechbrain_bifsmn.spotting import Spotter
+    from speechbrain_bifsmn.evaluation import protocol_labels
 
-    model = Spotter(args.model).model
     trained = model.meta
     protocol, words = args.protocol, args.words
     if words:
@@ -88,27 +122,9 @@ def evaluate(args):
             sample_rate=model.config.sample_rate,
             **shares,
         )
-        report = {
-            "model": args.model,
-            "protocol": protocol,
-            "test": read_seal(folder)["asked"]["test"],
-            **evaluate_file(args.model, folder),
-        }
-    if args.json:
-        return print(json.dumps(report, indent=1))
-    print(
-        f"{protocol}, {report['clips']} clips ({report['test']}), "
-        f"{report['engine']}"
-    )
-    for depth, row in report["depths"].items():
-        print(
-            f"  depth {depth}: {row['accuracy']:.2f} %"
-            f" ({row['accuracy_without_silence']:.2f} % without silence)"
-        )
-    first = next(iter(report["depths"]))
-    print(f"  recall at depth {first}, %:")
-    for label, value in report["depths"][first]["recall"].items():
-        print(f"    {label:12} {value:6.2f}")
+        protocol_labels(Path(folder), args.model, model.labels)
+        rows = read_manifest(Path(folder) / "test.csv")
+        return protocol, read_seal(folder)["asked"]["test"], rows
 
 
 def info(args):
@@ -128,6 +144,7 @@ def info(args):
         "meta": model.meta,
         "engine": type(spotter.engine).__name__,
         "kernels": spotter.engine.kernels,
+        "workspace_bytes": spotter.engine.workspace_bytes,
         "sections": {
             tag: len(raw) for tag, (_, raw) in read_sections(data).items()
         },
@@ -140,6 +157,11 @@ def info(args):
     )
     print(f"  labels  {' '.join(model.labels)}")
     print(f"  depths  {' '.join(map(str, model.depths))}")
+    if report["workspace_bytes"]:
+        print(
+            f"  memory  {report['workspace_bytes']:,} bytes of workspace here, "
+            f"{2 * model.config.samples:,} of PCM"
+        )
     for title in ("config", "meta", "sections"):
         print(f"  {title}")
         for key, value in report[title].items():
@@ -229,16 +251,25 @@ def parser():
         "eval",
         evaluate,
         "Accuracy of a model file at each of its depths, from PCM, on the "
-        "test clips of a protocol.",
+        "test clips of a protocol, or on all recordings of a folder.",
         epilog="example: bifsmn eval speech_commands -m exported/model.bifsmn",
     )
     add_model(sub)
-    sub.add_argument("data", help="Speech Commands folder")
     sub.add_argument(
+        "data", help="Speech Commands folder, or one that is laid out like it"
+    )
+    clips = sub.add_mutually_exclusive_group()
+    clips.add_argument(
         "--protocol", help="default: the one that the model was trained on"
     )
-    sub.add_argument(
+    clips.add_argument(
         "--words", nargs="+", help="labels of an own word list, instead"
+    )
+    clips.add_argument(
+        "--all",
+        action="store_true",
+        help="every recording in folders that are called as labels are, "
+        "instead of test clips; some labels may be missing",
     )
 
     sub = command("info", info, "Sizes, labels and training facts of a file.")

@@ -1,25 +1,24 @@
-"""Accuracy of a model file on prepared clips, from PCM."""
+"""Accuracy of a model file on clips, from PCM."""
 
 from pathlib import Path
 
 from tqdm import tqdm
 
-from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
+from speechbrain_bifsmn.data.audio import DataError, check_audio
+from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
 
-def evaluate_file(path, prepared, engine=None):
-    """Run a model file on the test clips of a prepared folder.
+def evaluate_file(path, rows):
+    """Run a model file on clips.
 
     Arguments
     ---------
     path : str or Path
         Model file.
-    prepared : str or Path
-        Folder with ``test.csv`` and ``labels.txt``.
-    engine : type, optional
-        An engine class, see ``Spotter``.
+    rows : list of dict
+        Manifest rows.
 
     Returns
     -------
@@ -30,13 +29,17 @@ def evaluate_file(path, prepared, engine=None):
     Raises
     ------
     ValueError
-        If the protocol's labels are not the model's.
+        If a clip has a label that the model does not know.
     """
-    spotter = Spotter(path, **({"engine": engine} if engine else {}))
+    spotter = Spotter(path)
     model, run = spotter.model, spotter.engine
-    prepared = Path(prepared)
-    labels = protocol_labels(prepared, path, model.labels)
-    rows = read_manifest(prepared / "test.csv")
+    labels = model.labels
+    for row in rows:
+        if row["label"] not in labels:
+            raise ValueError(
+                f"{row['wav']} is labelled {row['label']!r}; {path} knows "
+                f"{', '.join(labels)}"
+            )
     truth = [labels.index(row["label"]) for row in rows]
     predictions = {depth: [] for depth in model.depths}
     progress = tqdm(rows, desc="clips", leave=False)
@@ -52,6 +55,50 @@ def evaluate_file(path, prepared, engine=None):
             for depth, found in predictions.items()
         },
     }
+
+
+def labelled_clips(folder, labels, sample_rate):
+    """All sound files in folders that are called as labels are.
+
+    Arguments
+    ---------
+    folder : str or Path
+        With a folder for some labels at least.
+    labels : list of str
+        Of a model.
+    sample_rate : int
+        Hz that the files must have.
+
+    Returns
+    -------
+    list of dict
+        Rows as of a manifest: ``wav``, ``start``, ``stop``, ``label``.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or one cannot be used.
+    """
+    files = [
+        (label, str(path))
+        for label in labels
+        for path in sorted(Path(folder, label).glob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    if not files:
+        raise DataError(
+            f"{folder}: has no recordings in folders that are called "
+            + ", ".join(labels)
+        )
+    return [
+        {
+            "wav": path,
+            "start": 0,
+            "stop": check_audio(path, sample_rate),
+            "label": label,
+        }
+        for label, path in files
+    ]
 
 
 def protocol_labels(prepared, name, known):

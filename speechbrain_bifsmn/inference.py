@@ -201,8 +201,13 @@ class KeywordSpotter(Pretrained):
         Raises
         ------
         ValueError
-            If the clips are longer than the network's window.
+            If the clips are longer than the network's window, or integers.
         """
+        if not wavs.is_floating_point():
+            raise ValueError(
+                f"clips of {wavs.dtype} are not within ±1: divide 16-bit "
+                "samples by 32768"
+            )
         missing = self.hparams.samples - wavs.shape[-1]
         if missing < 0:
             raise ValueError(

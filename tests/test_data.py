@@ -466,6 +466,23 @@ def test_audio_is_the_same_samples_everywhere(tmp_path):
         read_pcm(tmp_path / "a.wav", sample_rate=8000)
 
 
+def test_what_is_no_whole_recording_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    write(path, 16000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
+    with pytest.raises(DataError, match="cut off after 4956 of its 32000"):
+        read_pcm(path)
+    # Length unknown, as of what was written to a pipe.
+    path.write_bytes(whole[:40] + b"\xff" * 4 + whole[44:])
+    assert len(read_pcm(path)) == 16000
+    samples = np.zeros(16000, np.float32)
+    samples[7] = np.nan
+    soundfile.write(path, samples, 16000, "FLOAT")
+    with pytest.raises(DataError, match="no numbers"):
+        read_pcm(path)
+
+
 def test_synthetic_speech(tmp_path):
     pytest.importorskip("espeakng_loader")
     arguments = (["yes", "no"], ["house"], 10, 10)

@@ -67,6 +67,7 @@ def test_a_wheel_carries_the_c_sources_and_the_yamls(tmp_path):
         "csrc/include/bifsmn.h",
         "csrc/src/network.c",
         "csrc/examples/spot.c",
+        "csrc/LICENSE",
         "data/words.txt",
         "pretrained/gsc10/model.bifsmn",
         "pretrained/gsc10/model.ckpt",
@@ -101,3 +102,9 @@ def test_without_a_compiler_it_still_installs(tmp_path):
     _, names = build_wheel(tmp_path, CC="no-such-compiler")
     assert "speechbrain_bifsmn/kernels/native.py" in names
     assert not any("_native" in name for name in names)
+
+
+def test_the_c_library_carries_the_licence():
+    assert (REPO / "csrc/LICENSE").read_bytes() == (
+        REPO / "LICENSE"
+    ).read_bytes()

@@ -119,6 +119,25 @@ def test_the_file_is_as_good_as_the_graph(results, model_file, archive, capsys):
         assert abs(found - row["accuracy"]) <= 10
 
 
+def test_eval_of_own_recordings_takes_all(
+    model_file, archive, tmp_path, capsys
+):
+    shutil.copytree(archive / "low", tmp_path / "low")
+    shutil.copytree(archive / "high", tmp_path / "high")
+    cli.main(["eval", "-m", str(model_file), str(tmp_path), "--all", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["clips"] == len(
+        [*archive.glob("low/*"), *archive.glob("high/*")]
+    )
+    assert report["depths"]["2"]["recall"]["middle"] is None
+    cli.main(["eval", "-m", str(model_file), str(tmp_path), "--all"])
+    assert "middle" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no recordings in folders .* low, "):
+        cli.main(
+            ["eval", "-m", str(model_file), str(tmp_path / "low"), "--all"]
+        )
+
+
 def test_eval_takes_rate_and_split_of_the_model(tmp_path, capsys):
     sizes = {"sample_rate": 8000, "samples": 8000, "hop_length": 256}
     model = random_model(classes=2, **sizes)
@@ -146,6 +165,8 @@ def test_a_trained_folder_can_be_moved(results, tmp_path):
     soundfile.write(tmp_path / "quiet.wav", clip, 16000)
     spotter = KeywordSpotter.from_hparams(moved)
     label, probability = spotter.classify_file(tmp_path / "quiet.wav", depth=1)
+    with pytest.raises(ValueError, match="divide 16-bit samples by 32768"):
+        spotter.classify_batch(torch.zeros(1, 8000, dtype=torch.int16))
     assert label in spotter.labels and 0 < probability <= 1
     assert sorted(moved.iterdir()) == before
     assert not any(path.is_symlink() for path in before)
@@ -245,7 +266,14 @@ def test_a_package_replaces_no_other_project(results, tmp_path, capsys):
     assert [*tmp_path.iterdir()] == [mine] and mine.read_text() == "mine"
     mine.unlink()
     cli.main(command)
-    cli.main(command)  # its own are replaced
+    # What a project may have changed stays; the library is renewed.
+    mine.write_text("mine")
+    (tmp_path / "spot.c").write_text("mine")
+    (tmp_path / "bifsmn.c").unlink()
+    cli.main(command)
+    assert mine.read_text() == (tmp_path / "spot.c").read_text() == "mine"
+    assert (tmp_path / "bifsmn.c").read_text().count("Apache-2.0") == 1
+    assert "Licensed under" in (tmp_path / "LICENSE").read_text()
 
 
 def test_a_package_builds_for_aarch64(results, tmp_path):
@@ -278,6 +306,7 @@ def test_info_names_the_labels_and_the_engine(model_file, capsys):
     assert "low middle high _silence_" in printed
     assert f"NativeEngine with {kernel_names()[0]} kernels" in printed
     assert str(REPO) not in printed
+    assert "32,000 of PCM" in printed
 
 
 def test_without_the_compiled_core_numba_runs_and_says_so(

@@ -137,6 +137,8 @@ int main(int argc, char **argv)
         return 1;
     }
     bifsmn_info(net, &info);
+    printf("%lu bytes of workspace, %lu of PCM\n", (unsigned long)bytes,
+           2ul * (unsigned long)info.samples);
     line = (char *)read_file(argv[2], &size);
     golden.bytes = read_file(argv[3], &bytes);
     golden.lines = calloc(size / 8 + 1, sizeof *golden.lines);

@@ -1,4 +1,5 @@
-/* bifsmn.h: 1-bit keyword spotting from PCM to scores.
+/* SPDX-License-Identifier: Apache-2.0
+ * bifsmn.h: 1-bit keyword spotting from PCM to scores.
  *
  * A model file (docs/format.md) holds the front end, the network at all its
  * depths and the labels. The runtime reads it where it lies: in flash, mapped,

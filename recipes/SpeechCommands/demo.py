@@ -163,15 +163,15 @@ def main(arguments):
 
     spotter = KeywordSpotter.from_hparams(student)
     listener = Spotter(exported["file"])
-    rows = read_manifest(prepared / "test.csv")[:200]
+    rows = read_manifest(prepared / "test.csv")
     features, front_end = [], []
-    for row in rows:
+    for row in rows[:200]:
         pcm = read_window(row, listener.model.config)
         begin = time.perf_counter()
         features.append(listener.engine.features(pcm))
         front_end.append(time.perf_counter() - begin)
     times = time_networks(spotter, listener, features)
-    in_c = evaluate_file(exported["file"], prepared)
+    in_c = evaluate_file(exported["file"], rows)
     graph = json.loads((student / "results.json").read_text())["depths"]
     best = json.loads((teacher / "results.json").read_text())["depths"]
     weights = spotter.mods.model.state_dict().values()

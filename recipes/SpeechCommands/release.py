@@ -19,6 +19,7 @@ from pathlib import Path
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 
 from speechbrain_bifsmn.data.generated import GENERATED
+from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.prepare import OWN_DRAW, read_seal
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import (
@@ -138,8 +139,7 @@ def release(folder, target=FOLDER):
             f"{source} does not say what it was tested on: it is a copy; "
             "release the folder that train.py wrote"
         )
-    tested = Path(training["test_manifest"]).parent
-    seal = read_seal(tested)
+    seal = read_seal(Path(training["test_manifest"]).parent)
     if seal["asked"]["test"] == OWN_DRAW:
         raise ValueError(
             f"{source} was tested on an {OWN_DRAW}, the card is of the "
@@ -161,7 +161,8 @@ def release(folder, target=FOLDER):
             shutil.copy(source / name, out)
         facts = {k: v for k, v in training.items() if k not in LOCAL_FACTS}
         (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-        report = evaluate_file(out / "model.bifsmn", tested)
+        rows = read_manifest(training["test_manifest"])
+        report = evaluate_file(out / "model.bifsmn", rows)
         spotter = KeywordSpotter.from_hparams(source)
         alone = [
             fold_trained(spotter.mods.model.thinned([int(n)]), spotter, facts)

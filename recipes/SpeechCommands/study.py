@@ -52,11 +52,11 @@ def measure(folder, prepared):
         exported = export_folder(folder, folder / "exported", parity_clips=4)
     except ExportError as error:
         return row | {"refused": str(error)}
-    accuracy = evaluate_file(exported["file"], prepared)["depths"]
+    rows = read_manifest(prepared / "test.csv")
+    accuracy = evaluate_file(exported["file"], rows)["depths"]
     spotter = Spotter(exported["file"])
     engine, model = spotter.engine, spotter.model
-    rows = read_manifest(prepared / "test.csv")[:50]
-    features = list(clip_features(engine, model, rows))
+    features = list(clip_features(engine, model, rows[:50]))
     times = microseconds(engine.scores, features, model.depths)
     return row | {
         "bytes": exported["bytes"],

@@ -4,12 +4,16 @@ Every part of the package takes its samples from here, so that training, the
 command line and the C engine hear the same numbers.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 SAMPLE_RATE = 16000
+CUT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Of a WAV written to a pipe.
+UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 class DataError(ValueError):
@@ -34,10 +38,11 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
     Raises
     ------
     DataError
-        If it is missing, unreadable, empty, not mono or at another rate.
+        If it is missing, unreadable, empty, cut off, not mono or at another
+        rate.
     """
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(str(path), verbose=True)
     except soundfile.LibsndfileError as error:
         if not Path(path).exists():
             raise DataError(f"{path}: there is no such file") from None
@@ -52,6 +57,12 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
         )
     if info.frames == 0:
         raise DataError(f"{path}: no samples in it")
+    # libsndfile reads what there is of a WAV and leaves a note.
+    cut = CUT.search(info.extra_info)
+    if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) != UNKNOWN_LENGTH:
+        raise DataError(
+            f"{path}: cut off after {cut[2]} of its {cut[1]} bytes of samples"
+        )
     return info.frames
 
 
@@ -77,8 +88,8 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
     Raises
     ------
     DataError
-        If it is missing, unreadable, empty, not mono or at another rate, or
-        has no such samples.
+        If it is missing, unreadable, empty, cut off, not mono or at another
+        rate, or has no such samples, or some that are no numbers.
     """
     frames = check_audio(path, sample_rate)
     stop = frames if stop is None else stop
@@ -97,6 +108,8 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
         ) from None
     if len(audio) < stop - start:
         raise DataError(f"{path}: ends after sample {start + len(audio)}")
+    if not np.isfinite(audio).all():
+        raise DataError(f"{path}: has samples that are no numbers")
     return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
 
 

@@ -9,6 +9,7 @@ import re
 from importlib import resources
 
 from speechbrain_bifsmn import __version__
+from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.fold import ExportError
 from speechbrain_bifsmn.files import whole_file
 
@@ -18,7 +19,8 @@ MAKEFILE = """\
 # make         ./spot says which keyword a recording holds
 # make check   does this build give the golden vectors?
 #
-# For another machine: make CC=aarch64-linux-gnu-gcc LDFLAGS=-static
+# For another machine: make clean
+#                      make CC=aarch64-linux-gnu-gcc LDFLAGS=-static
 #                      make check RUN=qemu-aarch64
 
 CC = cc
@@ -54,13 +56,23 @@ it needs libc and libm and allocates nothing. `model.bifsmn` is the model, and
 holds what every stage gives for four clips, `golden.txt` where each lies; bits
 in two planes are there one plane after the other.
 
-Keywords: {labels}. Depths: {depths}. Written by speechbrain_bifsmn {version};
-Apache-2.0.
+Exporting to this folder again renews the library and the model; `spot.c`,
+`Makefile` and this file stay as they are. Apache-2.0, see LICENSE.
 """
+# Of a model that was trained on it.
+ATTRIBUTION = """
+The model was trained on Speech Commands by Pete Warden, Google
+(https://arxiv.org/abs/1804.03209), CC BY 4.0
+(https://creativecommons.org/licenses/by/4.0/).
+"""
+# What a project makes its own, once it has it.
+THEIRS = ("spot.c", "Makefile", "README.md")
 
 
 def write_package(folder, model, data):
     """Write everything but the model file and the golden vectors.
+
+    What a project may have changed is written only where there is none.
 
     Arguments
     ---------
@@ -73,26 +85,26 @@ def write_package(folder, model, data):
     """
     csrc = resources.files("speechbrain_bifsmn.csrc")
     examples = csrc / "examples"
+    published = model.meta.get("protocol") in PROTOCOLS
     texts = {
         "bifsmn.h": (csrc / "include/bifsmn.h").read_text(encoding="utf-8"),
         "bifsmn.c": amalgamate(csrc / "src"),
-        "model.h": c_array(data),
-        "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
+        "LICENSE": (csrc / "LICENSE").read_text(encoding="utf-8"),
+        "model.h": c_array(model, data),
         "check.c": (examples / "check.c").read_text(encoding="utf-8"),
+        "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
         "Makefile": MAKEFILE,
-        "README.md": README.format(
-            labels=", ".join(model.labels),
-            depths=", ".join(map(str, model.depths)),
-            version=__version__,
-        ),
+        "README.md": README + ATTRIBUTION * published,
     }
     for name, text in texts.items():
+        if name in THEIRS and (folder / name).exists():
+            continue
         with whole_file(folder / name) as part:
             part.write_text(text, encoding="utf-8")
 
 
 def check_free(folder):
-    """Refuse a folder that has a README or Makefile of somebody else's.
+    """Refuse a folder that has files of somebody else's by a package's names.
 
     Arguments
     ---------
@@ -107,7 +119,7 @@ def check_free(folder):
     # What is written first: a package, perhaps an interrupted one.
     if (folder / "bifsmn.h").exists():
         return
-    for name in ("README.md", "Makefile"):
+    for name in ("bifsmn.c", "LICENSE", "model.h", "check.c", *THEIRS):
         if (folder / name).exists():
             raise ExportError(
                 f"{folder} has a {name} and is no package yet: a package "
@@ -146,8 +158,9 @@ def amalgamate(src):
         key=lambda entry: entry.name,
     )
     parts = [
-        f"/* bifsmn.c: csrc/src of speechbrain_bifsmn {__version__} in one "
-        "file.\n * Change it there, not here. */\n"
+        "/* SPDX-License-Identifier: Apache-2.0\n * bifsmn.c: csrc/src of "
+        f"speechbrain_bifsmn {__version__} in one file.\n"
+        " * Change it there, not here. */\n"
     ]
     for source in sources:
         text = source.read_text(encoding="utf-8")
@@ -155,11 +168,13 @@ def amalgamate(src):
     return "\n".join(parts)
 
 
-def c_array(data):
+def c_array(model, data):
     """A header with the model file as a constant array.
 
     Arguments
     ---------
+    model : Model
+        The model file, parsed.
     data : bytes
         The model file.
 
@@ -167,13 +182,17 @@ def c_array(data):
     -------
     str
     """
+    depths = ", ".join(map(str, model.depths))
+    # Nothing in a name may end the comment.
+    labels = "".join(f" *     {x}\n" for x in model.labels).replace("*/", "*_/")
     rows = [
         "    " + "".join(f"{byte}," for byte in data[i : i + 20])
         for i in range(0, len(data), 20)
     ]
     return (
         "/* model.bifsmn as an array: bifsmn_open(bifsmn_model, sizeof\n"
-        " * bifsmn_model, ...). Include it in one file. */\n"
+        " * bifsmn_model, ...). Include it in one file.\n"
+        f" * Depths: {depths}. Labels:\n{labels} */\n"
         f"static const unsigned char bifsmn_model[{len(data)}] = {{\n"
         + "\n".join(rows)
         + "\n};\n"

@@ -168,6 +168,7 @@ class NumbaEngine(Engine):
     """XNOR and popcount in numba: the prototype, and the fallback."""
 
     kernels = "numba"
+    workspace_bytes = None
 
     def convolve(self, features, weights, stride):
         """Integer sums of the first convolution, [time, mel, channels]."""

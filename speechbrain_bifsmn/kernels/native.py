@@ -139,6 +139,7 @@ class NativeEngine:
                 self._data, len(self._data), ctypes.byref(size)
             )
         )
+        self.workspace_bytes = size.value
         self._workspace = np.empty(size.value, np.uint8)
         # ctypes lets other threads run meanwhile, and there is one workspace.
         self._lock = threading.RLock()
