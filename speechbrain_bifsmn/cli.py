@@ -163,7 +163,8 @@ def info(args):
             f"{2 * model.config.samples:,} of PCM"
         )
     for title in ("config", "meta", "sections"):
-        print(f"  {title}")
+        # Accuracies there are those of the training graph.
+        print(f"  {title}" + ", of training" * (title == "meta"))
         for key, value in report[title].items():
             print(f"    {key:16} {value}")
 

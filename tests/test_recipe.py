@@ -764,6 +764,32 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     assert "1-bit" not in table["networks"] and len(table["networks"]) == 4
 
 
+def test_a_stream_is_heard_and_counted(
+    model_file, archive, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    stream = importlib.import_module("stream")
+    # Three seconds: yes, another word, no. The first is found, and once more
+    # beside it; "no" is taken for "yes", which the next clip does not excuse.
+    labels, truth = ["yes", "no", "_unknown_"], [0, 2, 1, 1]
+    highest = np.array([[0.9, 0, 1], [0.8, 0, 1], [0.7, 0.2, 1], [0, 0.9, 1]])
+    rates = stream.rates(labels, truth, highest, hours=0.5, threshold=0.5)
+    assert rates["missed"] == pytest.approx(100 / 3)
+    assert rates["false_alarms"] == 2
+    assert stream.rates(labels, truth, highest, 0.5, 0.95)["missed"] == 100
+
+    command = ["stream.py", "--data_folder", archive, "--model", model_file]
+    command = [*map(str, command), "-o", str(tmp_path / "new"), "--json"]
+    monkeypatch.setattr(sys, "argv", command)
+    stream.main()
+    for curve in json.loads(capsys.readouterr().out).values():
+        missed = [row["missed"] for row in curve]
+        alarms = [row["false_alarms"] for row in curve]
+        assert missed == sorted(missed) and missed[0] < 60
+        assert alarms == sorted(alarms, reverse=True)
+    assert (tmp_path / "new/det.png").stat().st_size > 5000
+
+
 def test_only_the_package_s_protocol_is_released(
     results, tmp_path, monkeypatch
 ):

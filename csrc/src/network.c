@@ -558,15 +558,14 @@ struct gains {
 
 static struct gains gains(const struct model *m, size_t layer)
 {
+    const uint8_t *gain = m->section[GAIN].data;
     const struct gains one = {{1, 0}, 1};
-    const uint8_t *gain;
     struct gains two;
 
     if (m->planes == 1) /* there is no such section */
         return one;
-    gain = m->section[GAIN].data + 2 * layer;
-    two.plane[0] = gain[0];
-    two.plane[1] = gain[1];
+    two.plane[0] = gain[2 * layer];
+    two.plane[1] = gain[2 * layer + 1];
     two.sum = two.plane[0] + two.plane[1];
     return two;
 }

@@ -28,7 +28,33 @@ from speechbrain_bifsmn.metrics import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
 from speechbrain_bifsmn.spotting import SMOOTHED, Spotter, read_window
 
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# Of the curves, and of the table.
+THRESHOLDS = [k / 200 for k in range(60, 200)]
+PRINTED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def measure(path, rows):
+    """False alarms and misses of a model file at all its depths.
+
+    Arguments
+    ---------
+    path : str or Path
+        Model file.
+    rows : list of dict
+        Manifest rows.
+
+    Returns
+    -------
+    dict of int to list of dict
+        By depth what ``rates`` gives, at each of ``THRESHOLDS``.
+    """
+    curves = {}
+    for depth in Spotter(path).model.depths:
+        spotter = Spotter(path, depth)
+        heard = hear(spotter, rows)
+        labels = spotter.model.labels
+        curves[depth] = [rates(labels, *heard, t) for t in THRESHOLDS]
+    return curves
 
 
 def hear(spotter, rows, seed=0):
@@ -67,13 +93,14 @@ def hear(spotter, rows, seed=0):
     return labels, highest, len(pcm) / config.sample_rate / 3600
 
 
-def rates(spotter, labels, highest, hours, threshold):
+def rates(labels, truth, highest, hours, threshold):
     """Percent of keywords missed, and false alarms an hour.
 
     Arguments
     ---------
-    spotter : Spotter
-    labels, highest, hours
+    labels : list of str
+        Class names, by index.
+    truth, highest, hours
         What ``hear`` gives.
     threshold : float
 
@@ -82,13 +109,13 @@ def rates(spotter, labels, highest, hours, threshold):
     dict
         ``threshold``, ``missed``, ``false_alarms``.
     """
-    keyword = [not label.startswith("_") for label in spotter.model.labels]
+    keyword = np.array([not label.startswith("_") for label in labels])
     found = (highest >= threshold) & keyword
-    own = np.eye(len(keyword), dtype=bool)[labels]
+    own = np.eye(len(labels), dtype=bool)[truth]
     near = own.copy()
     near[1:] |= own[:-1]
     near[:-1] |= own[1:]
-    spoken = np.array(keyword)[labels]
+    spoken = keyword[truth]
     hits = (found & own).any(1)[spoken]
     return {
         "threshold": threshold,
@@ -132,24 +159,19 @@ def main():
             **{key: trained[key] for key in SHARES},
         )
         rows = read_manifest(Path(folder) / f"{args.split}.csv")
-    report = {}
-    for depth in model.depths:
-        spotter = Spotter(args.model, depth)
-        heard = hear(spotter, rows)
-        report[depth] = [
-            rates(spotter, *heard, t) for t in np.linspace(0.3, 1, 141)[:-1]
-        ]
+    report = measure(args.model, rows)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     with whole_file(Path(args.output) / "det.png") as part:
         plot_det(report, THRESHOLD, part)
     if args.json:
         return print(json.dumps(report, indent=1))
-    print(f"{len(rows)} {args.split} clips, {heard[2] * 60:.0f} minutes")
+    minutes = len(rows) * model.config.samples / model.config.sample_rate / 60
+    print(f"{len(rows)} {args.split} clips, {minutes:.0f} minutes")
     print("| depth | threshold | missed, % | false alarms an hour |")
     print("|--:|--:|--:|--:|")
     for depth, curve in report.items():
         for row in curve:
-            if np.isclose(row["threshold"], THRESHOLDS).any():
+            if row["threshold"] in PRINTED:
                 print(
                     f"| {depth} | {row['threshold']:.2f} "
                     f"| {row['missed']:.1f} | {row['false_alarms']:.0f} |"
