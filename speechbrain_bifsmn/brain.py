@@ -319,7 +319,8 @@ class KeywordBrain(sb.Brain):
             for depth, w in self.depth_weights.items()
         )
         stats["balanced error"] = error
-        lr, _ = self.hparams.lr_annealing(self.optimizer)
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.hparams.lr_annealing(self.optimizer)
         self.scale_learning_rates()
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": lr},

@@ -98,6 +98,13 @@ def test_a_run_keeps_what_it_was_tested_on(results):
     assert facts["words"] == ["low", "middle", "high", "_silence_"]
 
 
+def test_the_log_has_the_rate_that_an_epoch_was_trained_with(results):
+    log = (results / "dfsmn/1/train_log.txt").read_text()
+    rates = [float(rate) for rate in re.findall(r"lr: (\S+)", log)]
+    cosine = [1, 1, (1 + 0.5**0.5) / 2, 0.5]
+    assert rates == pytest.approx([0.002 * x for x in cosine], rel=0.01)
+
+
 def test_the_chain_learns_and_draws(results):
     for name in ("dfsmn", "bifsmn"):
         report = json.loads((results / name / "1/results.json").read_text())
