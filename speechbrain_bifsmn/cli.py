@@ -1,4 +1,4 @@
-"""The ``bifsmn`` command: export, spot, eval, info."""
+"""The ``bifsmn`` command: export, spot, listen, eval, info."""
 
 import argparse
 import json
@@ -59,6 +59,23 @@ def spot(args):
             )
     if args.json:
         print(json.dumps(rows, indent=1))
+
+
+def listen(args):
+    """Keywords in a stream of samples, as they are heard."""
+    import numpy as np
+
+    from speechbrain_bifsmn.spotting import Listener, Spotter, window_step
+
+    spotter = Spotter(args.model, args.depth, threshold=args.threshold)
+    listener = Listener(spotter)
+    chunk = 2 * window_step(spotter.model.config)
+    while data := sys.stdin.buffer.read(chunk):
+        pcm = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+        for found in listener.feed(pcm):
+            line = f"{found.label} {found.probability:.3f}"
+            line += f" at {found.start:.2f} s"
+            print(json.dumps(vars(found)) if args.json else line, flush=True)
 
 
 def evaluate(args):
@@ -235,18 +252,19 @@ def parser():
         epilog="example: bifsmn spot yes.wav --depth 2",
     )
     add_model(sub)
+    add_listening(sub)
     sub.add_argument("wav", nargs="+", help="mono, at the model's rate")
-    sub.add_argument(
-        "--depth", type=int, help="layers to run (default: the deepest)"
+
+    sub = command(
+        "listen",
+        listen,
+        "Print keywords as they are heard in 16-bit little-endian mono PCM on "
+        "standard input, at the model's rate. After one nothing is printed for "
+        "the length of a window.",
+        epilog="example: arecord -q -t raw -f S16_LE -r 16000 | bifsmn listen",
     )
-    sub.add_argument(
-        "--threshold",
-        type=float,
-        default=THRESHOLD,
-        metavar="P",
-        help="posterior from which a keyword is believed (default: "
-        "%(default)s); more of it misses more, and has fewer false alarms",
-    )
+    add_model(sub)
+    add_listening(sub)
 
     sub = command(
         "eval",
@@ -283,6 +301,21 @@ def parser():
     return top
 
 
+def add_listening(sub):
+    """The options of whoever hears keywords."""
+    sub.add_argument(
+        "--depth", type=int, help="layers to run (default: the deepest)"
+    )
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        metavar="P",
+        help="posterior from which a keyword is believed (default: "
+        "%(default)s); more of it misses more, and has fewer false alarms",
+    )
+
+
 def depth_list(text):
     """Depths, as in 4,2,1."""
     try:
@@ -316,6 +349,8 @@ def main(arguments=None):
         # Whoever reads has seen enough, as in `bifsmn info | head`; what is
         # still to be written at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"bifsmn: {error}")
 

@@ -1,5 +1,6 @@
 """Keywords with an exported model file: PCM in, keyword out."""
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,20 +126,13 @@ class Spotter:
         Spotted
         """
         starts, posteriors = self.posteriors(pcm)
-        labels = self.model.labels
-        keywords = np.array([not label.startswith("_") for label in labels])
+        keywords = is_keyword(self.model.labels)
         heard = posteriors * keywords
         sure = keywords.any() and heard.max() >= self.threshold
         if not sure and not keywords.all():
             heard = posteriors * ~keywords
         window, best = np.unravel_index(heard.argmax(), heard.shape)
-        row = posteriors[window].tolist()
-        return Spotted(
-            labels[best],
-            row[best],
-            starts[window] / self.model.config.sample_rate,
-            dict(zip(labels, row, strict=True)),
-        )
+        return spotted(self.model, best, posteriors[window], starts[window])
 
     def posteriors(self, pcm):
         """Posteriors of every window, averaged over it and those before.
@@ -159,22 +153,97 @@ class Spotter:
         """
         size = self.model.config.samples
         starts = window_starts(len(pcm), self.model.config)
-        rows = []
+        recent, means = deque(maxlen=SMOOTHED), []
         for start in starts:
             window = pcm[start : start + size]
             window = np.pad(window, (0, size - len(window)))
-            rows.append(softmax(self.engine.scores_pcm(window, self.depth)))
-        means = [
-            np.mean(rows[max(0, i + 1 - SMOOTHED) : i + 1], axis=0)
-            for i in range(len(rows))
-        ]
+            scores = self.engine.scores_pcm(window, self.depth)
+            recent.append(softmax(scores))
+            means.append(np.mean(recent, axis=0))
         return starts, np.stack(means)
+
+
+class Listener:
+    """Keywords in a stream, as they are heard.
+
+    A keyword is reported in the first window in which its smoothed posterior
+    reaches the spotter's threshold; then none is for the length of a window.
+
+    Arguments
+    ---------
+    spotter : Spotter
+
+    Example
+    -------
+    >>> listener = Listener(Spotter())
+    >>> listener.feed(np.zeros(24000, np.int16))
+    []
+    """
+
+    def __init__(self, spotter):
+        self.spotter = spotter
+        self.waiting = np.zeros(0, np.int16)
+        self.recent = deque(maxlen=SMOOTHED)
+        self.start = self.next = 0
+
+    def feed(self, pcm):
+        """Hear more samples.
+
+        Arguments
+        ---------
+        pcm : np.ndarray of int16, [n]
+            What came since the last time, however little.
+
+        Returns
+        -------
+        list of Spotted
+            The keywords heard meanwhile; starts count from the first sample.
+        """
+        spotter, model = self.spotter, self.spotter.model
+        config, labels = model.config, model.labels
+        self.waiting = np.concatenate([self.waiting, pcm])
+        heard = []
+        while len(self.waiting) >= config.samples:
+            window = self.waiting[: config.samples]
+            scores = spotter.engine.scores_pcm(window, spotter.depth)
+            self.recent.append(softmax(scores))
+            row = np.mean(self.recent, axis=0)
+            best = int((row * is_keyword(labels)).argmax())
+            sure = row[best] >= spotter.threshold and is_keyword(labels)[best]
+            if sure and self.start >= self.next:
+                heard.append(spotted(model, best, row, self.start))
+                self.next = self.start + config.samples
+            step = window_step(config)
+            self.waiting = self.waiting[step:]
+            self.start += step
+        return heard
+
+
+def is_keyword(labels):
+    """Which labels are keywords: all but those named ``_…_``, [classes]."""
+    return np.array([not label.startswith("_") for label in labels])
+
+
+def spotted(model, best, posteriors, start):
+    """A ``Spotted``, of a class's index and a window's start in samples."""
+    row = posteriors.tolist()
+    return Spotted(
+        model.labels[best],
+        row[best],
+        start / model.config.sample_rate,
+        dict(zip(model.labels, row, strict=True)),
+    )
+
+
+def window_step(config):
+    """Samples between two windows: stride² frames, the least it tells apart."""
+    return min(config.stride**2 * config.hop_length, config.samples)
 
 
 def window_starts(length, config):
     """Where the windows of a clip start.
 
-    Every stride² frames, and one that ends with the clip.
+    Every ``window_step``, and one that ends with the clip.
 
     Arguments
     ---------
@@ -188,8 +257,7 @@ def window_starts(length, config):
     list of int
     """
     last = max(0, length - config.samples)
-    step = config.stride**2 * config.hop_length
-    return sorted({*range(0, last + 1, step), last})
+    return sorted({*range(0, last + 1, window_step(config)), last})
 
 
 def softmax(scores):

@@ -1,6 +1,7 @@
 """From a YAML to a keyword, through the recipe and the command line."""
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
-from speechbrain_bifsmn.spotting import Spotter
+from speechbrain_bifsmn.spotting import Listener, Spotter
 from tests.random_model import random_model
 
 REPO = Path(__file__).resolve().parents[1]
@@ -213,19 +214,59 @@ def test_posteriors_are_averaged_over_four_windows(model_file):
         assert np.allclose(mean, expected, atol=1e-6)
 
 
-def test_the_c_program_says_what_the_command_says(
-    model_file, archive, tmp_path
-):
-    program = tmp_path / "spot"
-    csrc = REPO / "csrc"
+def build_example(name, folder, *flags):
+    csrc, program = REPO / "csrc", folder / name
     subprocess.run(
         [
-            *("gcc", "-O3", "-std=c99", "-ffp-contract=off", "-o", program),
+            *("gcc", "-std=c99", "-ffp-contract=off", *flags, "-o", program),
             *sorted((csrc / "src").glob("*.c")),
-            *(csrc / "examples/spot.c", "-I", csrc / "include", "-lm"),
+            *(csrc / f"examples/{name}.c", "-I", csrc / "include", "-lm"),
         ],
         check=True,
     )
+    return program
+
+
+def test_a_stream_gives_the_same_keywords_in_c_and_in_any_chunks(
+    model_file, archive, tmp_path, monkeypatch, capsys
+):
+    rng = np.random.default_rng(0)
+    parts = []
+    for word in ("high", "low", "middle", "high"):
+        clip = sorted((archive / word).iterdir())[3]
+        parts += [
+            soundfile.read(clip, dtype="int16")[0],
+            rng.integers(-9, 9, 9000),
+        ]
+    pcm = np.concatenate(parts).astype(np.int16)
+    listener, heard = Listener(Spotter(model_file, threshold=0.4)), []
+    for part in np.split(pcm, np.sort(rng.integers(0, len(pcm), 20))):
+        heard += listener.feed(part)
+    assert {found.label for found in heard} <= {"low", "middle", "high"}
+    assert len(heard) >= 3
+    starts = [found.start for found in heard]
+    assert min(np.diff(starts)) >= 1
+    expected = "".join(
+        f"{found.label} {found.probability:.3f} at {found.start:.2f} s\n"
+        for found in heard
+    )
+    stream = io.TextIOWrapper(io.BytesIO(pcm.astype("<i2").tobytes() + b"odd"))
+    monkeypatch.setattr(sys, "stdin", stream)
+    cli.main(["listen", "-m", str(model_file), "--threshold", "0.4"])
+    assert capsys.readouterr().out == expected
+    flags = "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    done = subprocess.run(
+        [build_example("listen", tmp_path, *flags), model_file, "2", "0.4"],
+        input=pcm.astype("<i2").tobytes(),
+        capture_output=True,
+    )
+    assert done.stdout.decode() == expected, done.stderr
+
+
+def test_the_c_program_says_what_the_command_says(
+    model_file, archive, tmp_path
+):
+    program = build_example("spot", tmp_path, "-O3")
     clips = [
         soundfile.read(sorted((archive / word).iterdir())[1], dtype="int16")[0]
         for word in ("low", "high")

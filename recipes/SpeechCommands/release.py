@@ -70,7 +70,7 @@ Recall at depth {deepest}:
 ![confusion matrix](confusion.png)
 
 The test clips one after the other without a pause, a word a second, heard as
-`bifsmn spot` hears, with its threshold of {threshold}, which was chosen on
+`bifsmn listen` hears, with its threshold of {threshold}, which was chosen on
 validation clips (`stream.py`):
 
 | depth | {depths_row} |

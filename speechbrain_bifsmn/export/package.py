@@ -2,7 +2,7 @@
 
 The library is assembled here from csrc/, so that it is kept once: one ``.c``
 with every kernel, one ``.h``, the model as a file and as a C array, golden
-vectors, two small programs and a Makefile.
+vectors, three small programs and a Makefile.
 """
 
 import re
@@ -16,7 +16,8 @@ from speechbrain_bifsmn.files import whole_file
 INCLUDE = re.compile(r'^#include "(\w+\.h)"\n', re.MULTILINE)
 
 MAKEFILE = """\
-# make         ./spot says which keyword a recording holds
+# make         ./spot says which keyword a recording holds,
+#              ./listen which ones a stream holds, as they are heard
 # make check   does this build give the golden vectors?
 #
 # For another machine: make clean
@@ -27,10 +28,13 @@ CC = cc
 CFLAGS = -O3 -std=c99 -ffp-contract=off -Wall -Wextra
 RUN =
 
-all: spot check_golden
+all: spot listen check_golden
 
 spot: spot.c bifsmn.c bifsmn.h
 \t$(CC) $(CFLAGS) $(LDFLAGS) spot.c bifsmn.c -lm -o $@
+
+listen: listen.c bifsmn.c bifsmn.h
+\t$(CC) $(CFLAGS) $(LDFLAGS) listen.c bifsmn.c -lm -o $@
 
 check_golden: check.c bifsmn.c bifsmn.h
 \t$(CC) $(CFLAGS) $(LDFLAGS) check.c bifsmn.c -lm -o $@
@@ -39,7 +43,7 @@ check: check_golden
 \t$(RUN) ./check_golden model.bifsmn golden.txt golden.bin
 
 clean:
-\trm -f spot check_golden
+\trm -f spot listen check_golden
 
 .PHONY: all check clean
 """
@@ -48,6 +52,7 @@ README = """\
 # A keyword spotter in C99
 
     make && ./spot model.bifsmn clip.wav
+    arecord -q -t raw -f S16_LE -r 16000 | ./listen model.bifsmn
     make check
 
 `bifsmn.h` is the whole interface, `bifsmn.c` the library with every kernel;
@@ -57,7 +62,7 @@ holds what every stage gives for four clips, `golden.txt` where each lies; bits
 in two planes are there one plane after the other.
 
 Exporting to this folder again renews the library and the model; `spot.c`,
-`Makefile` and this file stay as they are. Apache-2.0, see LICENSE.
+`listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE.
 """
 # Of a model that was trained on it.
 ATTRIBUTION = """
@@ -66,7 +71,7 @@ The model was trained on Speech Commands by Pete Warden, Google
 (https://creativecommons.org/licenses/by/4.0/).
 """
 # What a project makes its own, once it has it.
-THEIRS = ("spot.c", "Makefile", "README.md")
+THEIRS = ("spot.c", "listen.c", "Makefile", "README.md")
 
 
 def write_package(folder, model, data):
@@ -93,6 +98,7 @@ def write_package(folder, model, data):
         "model.h": c_array(model, data),
         "check.c": (examples / "check.c").read_text(encoding="utf-8"),
         "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
+        "listen.c": (examples / "listen.c").read_text(encoding="utf-8"),
         "Makefile": MAKEFILE,
         "README.md": README + ATTRIBUTION * published,
     }

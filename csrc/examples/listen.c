@@ -1,0 +1,102 @@
+/* listen.c: keywords in a stream, as they are heard.
+ *     arecord -q -t raw -f S16_LE -r 16000 | ./listen MODEL [DEPTH [THRESHOLD]]
+ * Reads 16-bit little-endian mono PCM, moves a window over it, averages
+ * posteriors over the last four and prints a keyword that reaches the
+ * threshold; then none for the length of a window. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bifsmn.h"
+
+enum { MOST = 1 << 24, SMOOTHED = 4, CLASSES = 1 << 15 };
+static unsigned char model[MOST]; /* bytes */
+static float scores[CLASSES];
+static double recent[SMOOTHED][CLASSES];
+
+static void fail(const char *what, const char *why)
+{
+    fprintf(stderr, "listen: %s: %s\n", what, why);
+    exit(1);
+}
+
+static size_t read_pcm(int16_t *pcm, size_t samples)
+{
+    size_t n;
+
+    for (n = 0; n < samples; n++) {
+        const int low = getchar(), high = getchar();
+        if (high == EOF)
+            break;
+        pcm[n] = (int16_t)(low | high << 8);
+    }
+    return n;
+}
+
+/* Adds the n-th window's posteriors; gives the surest keyword, or -1. */
+static int surest(const bifsmn *net, int classes, size_t n, double *probability)
+{
+    double *row = recent[n % SMOOTHED], sum, mean;
+    int i, k, top = 0, best = -1;
+
+    for (i = 1; i < classes; i++)
+        top = scores[i] > scores[top] ? i : top;
+    for (sum = 0, i = 0; i < classes; i++) /* softmax */
+        sum += exp(scores[i] - scores[top]);
+    for (i = 0; i < classes; i++) {
+        row[i] = exp(scores[i] - scores[top]) / sum;
+        for (mean = 0, k = 0; k < SMOOTHED; k++) /* zeros, at first */
+            mean += recent[k][i];
+        mean /= n + 1 < SMOOTHED ? (double)(n + 1) : SMOOTHED;
+        if (*bifsmn_label(net, i) != '_' && (best < 0 || mean > *probability))
+            best = i, *probability = mean;
+    }
+    return best;
+}
+
+int main(int argc, char **argv)
+{
+    FILE *in = argc > 1 ? fopen(argv[1], "rb") : NULL;
+    size_t size = in ? fread(model, 1, MOST, in) : 0, bytes;
+    size_t samples, step, heard, n;
+    struct bifsmn_info info;
+    void *room;
+    bifsmn *net = NULL;
+    int error = bifsmn_workspace_size(model, size, &bytes), depth, best;
+    double threshold = argc > 3 ? atof(argv[3]) : 0.7, probability = 0, next = 0;
+    int16_t *pcm;
+
+    if (argc < 2)
+        fail("usage", "listen MODEL [DEPTH [THRESHOLD]] < PCM");
+    room = malloc(error ? 1 : bytes);
+    if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
+        fail(argv[1], in ? bifsmn_message(error) : "cannot open");
+    bifsmn_info(net, &info);
+    depth = argc > 2 ? atoi(argv[2]) : info.depth[0];
+    samples = (size_t)info.samples;
+    /* The least that it can tell apart; a window may be no longer. */
+    step = (size_t)info.stride * (size_t)info.stride * (size_t)info.hop_length;
+    step = step < samples ? step : samples;
+    pcm = malloc(samples * sizeof *pcm);
+    heard = read_pcm(pcm, samples);
+    for (n = 0; heard == samples; n++) {
+        const double at = (double)n * (double)step;
+
+        error = bifsmn_run(net, pcm, samples, depth, scores);
+        if (error)
+            fail(argv[1], bifsmn_message(error));
+        best = surest(net, info.classes, n, &probability);
+        if (best >= 0 && probability >= threshold && at >= next) {
+            printf("%s %.3f at %.2f s\n", bifsmn_label(net, best), probability,
+                   at / info.sample_rate);
+            fflush(stdout);
+            next = at + (double)samples;
+        }
+        memmove(pcm, pcm + step, (samples - step) * sizeof *pcm);
+        heard = samples - step + read_pcm(pcm + samples - step, step);
+    }
+    free(pcm);
+    free(room);
+    return 0;
+}
