@@ -29,6 +29,7 @@ MODULES = [
     "lobes.bcresnet",
     "lobes.dscnn",
     "data.augment",
+    "spotting",
 ]
 
 
