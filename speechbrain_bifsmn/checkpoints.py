@@ -3,6 +3,7 @@
 import os
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier
 
 UNFINISHED = "unfinished.yaml"
 
@@ -26,6 +27,8 @@ class WholeCheckpointer(Checkpointer):
         if checkpoint is not None:  # None where another process saves
             folder = checkpoint.path
             os.replace(folder / UNFINISHED, folder / METAFNAME)
+        # Other processes look for checkpoints next, and must see the same.
+        ddp_barrier()
         return checkpoint
 
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):

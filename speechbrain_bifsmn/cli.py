@@ -86,8 +86,7 @@ def evaluate(args):
     model = Spotter(args.model).model
     if args.all:
         protocol, test = "all recordings", args.data
-        rate = model.config.sample_rate
-        rows = labelled_clips(args.data, model.labels, rate)
+        rows = labelled_clips(args.data, model)
     else:
         protocol, test, rows = protocol_clips(args, model)
     report = {
@@ -259,8 +258,8 @@ def parser():
         "listen",
         listen,
         "Print keywords as they are heard in 16-bit little-endian mono PCM on "
-        "standard input, at the model's rate. After one nothing is printed for "
-        "the length of a window.",
+        "standard input, at the model's rate. A keyword is not printed again "
+        "for the length of a window.",
         epilog="example: arecord -q -t raw -f S16_LE -r 16000 | bifsmn listen",
     )
     add_model(sub)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import soundfile
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import DataError, check_audio
@@ -57,17 +58,15 @@ def evaluate_file(path, rows):
     }
 
 
-def labelled_clips(folder, labels, sample_rate):
-    """All sound files in folders that are called as labels are.
+def labelled_clips(folder, model):
+    """All sound files in folders that are called as a model's labels are.
 
     Arguments
     ---------
     folder : str or Path
         With a folder for some labels at least.
-    labels : list of str
-        Of a model.
-    sample_rate : int
-        Hz that the files must have.
+    model : Model
+        What is to hear them.
 
     Returns
     -------
@@ -77,28 +76,30 @@ def labelled_clips(folder, labels, sample_rate):
     Raises
     ------
     DataError
-        If there is no such file, or one cannot be used.
+        If there is no such file, or one cannot be used: it is longer than
+        the model's window, for example.
     """
-    files = [
-        (label, str(path))
-        for label in labels
-        for path in sorted(Path(folder, label).glob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    ]
-    if not files:
+    formats = soundfile.available_formats()
+    rows = []
+    for label in model.labels:
+        for path in sorted(Path(folder, label).glob("*")):
+            if path.suffix[1:].upper() not in formats:
+                continue
+            stop = check_audio(path, model.config.sample_rate)
+            if stop > model.config.samples:
+                raise DataError(
+                    f"{path}: {stop} samples, but the model hears "
+                    f"{model.config.samples}: cut it to the word, or give it "
+                    "to bifsmn spot"
+                )
+            row = {"wav": str(path), "start": 0, "stop": stop, "label": label}
+            rows.append(row)
+    if not rows:
         raise DataError(
             f"{folder}: has no recordings in folders that are called "
-            + ", ".join(labels)
+            + ", ".join(model.labels)
         )
-    return [
-        {
-            "wav": path,
-            "start": 0,
-            "stop": check_audio(path, sample_rate),
-            "label": label,
-        }
-        for label, path in files
-    ]
+    return rows
 
 
 def protocol_labels(prepared, name, known):

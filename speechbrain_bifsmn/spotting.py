@@ -167,7 +167,7 @@ class Listener:
     """Keywords in a stream, as they are heard.
 
     A keyword is reported in the first window in which its smoothed posterior
-    reaches the spotter's threshold; then none is for the length of a window.
+    reaches the spotter's threshold; then not again for the length of a window.
 
     Arguments
     ---------
@@ -184,7 +184,8 @@ class Listener:
         self.spotter = spotter
         self.waiting = np.zeros(0, np.int16)
         self.recent = deque(maxlen=SMOOTHED)
-        self.start = self.next = 0
+        self.start = 0
+        self.next = [0] * len(spotter.model.labels)
 
     def feed(self, pcm):
         """Hear more samples.
@@ -210,9 +211,9 @@ class Listener:
             row = np.mean(self.recent, axis=0)
             best = int((row * is_keyword(labels)).argmax())
             sure = row[best] >= spotter.threshold and is_keyword(labels)[best]
-            if sure and self.start >= self.next:
+            if sure and self.start >= self.next[best]:
                 heard.append(spotted(model, best, row, self.start))
-                self.next = self.start + config.samples
+                self.next[best] = self.start + config.samples
             step = window_step(config)
             self.waiting = self.waiting[step:]
             self.start += step

@@ -2,7 +2,7 @@
  *     arecord -q -t raw -f S16_LE -r 16000 | ./listen MODEL [DEPTH [THRESHOLD]]
  * Reads 16-bit little-endian mono PCM, moves a window over it, averages
  * posteriors over the last four and prints a keyword that reaches the
- * threshold; then none for the length of a window. */
+ * threshold; then not again for the length of a window. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 enum { MOST = 1 << 24, SMOOTHED = 4, CLASSES = 1 << 15 };
 static unsigned char model[MOST]; /* bytes */
 static float scores[CLASSES];
-static double recent[SMOOTHED][CLASSES];
+static double recent[SMOOTHED][CLASSES], next[CLASSES];
 
 static void fail(const char *what, const char *why)
 {
@@ -64,11 +64,13 @@ int main(int argc, char **argv)
     void *room;
     bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, best;
-    double threshold = argc > 3 ? atof(argv[3]) : 0.7, probability = 0, next = 0;
+    double threshold = argc > 3 ? atof(argv[3]) : 0.7, probability = 0;
     int16_t *pcm;
 
     if (argc < 2)
         fail("usage", "listen MODEL [DEPTH [THRESHOLD]] < PCM");
+    if (!(threshold >= 0 && threshold <= 1))
+        fail(argv[3], "a threshold is from 0 to 1");
     room = malloc(error ? 1 : bytes);
     if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
         fail(argv[1], in ? bifsmn_message(error) : "cannot open");
@@ -87,11 +89,11 @@ int main(int argc, char **argv)
         if (error)
             fail(argv[1], bifsmn_message(error));
         best = surest(net, info.classes, n, &probability);
-        if (best >= 0 && probability >= threshold && at >= next) {
+        if (best >= 0 && probability >= threshold && at >= next[best]) {
             printf("%s %.3f at %.2f s\n", bifsmn_label(net, best), probability,
                    at / info.sample_rate);
             fflush(stdout);
-            next = at + (double)samples;
+            next[best] = at + (double)samples;
         }
         memmove(pcm, pcm + step, (samples - step) * sizeof *pcm);
         heard = samples - step + read_pcm(pcm + samples - step, step);

@@ -74,10 +74,13 @@ int main(int argc, char **argv)
     bifsmn_info(net, &info);
     depth = argc > 3 ? atoi(argv[3]) : info.depth[0];
     threshold = argc > 4 ? atof(argv[4]) : 0.7;
+    if (!(threshold >= 0 && threshold <= 1))
+        fail(argv[4], "a threshold is from 0 to 1");
     last = read_wav(argv[2], info.sample_rate);
     last -= last < (size_t)info.samples ? last : (size_t)info.samples;
-    /* The least that it can tell apart. */
+    /* The least that it can tell apart; a window may be no longer. */
     step = (double)info.stride * info.stride * info.hop_length;
+    step = step < info.samples ? step : info.samples;
     for (at = 0, n = 1;; n++, at = at + step < last ? at + (size_t)step : last) {
         error = bifsmn_run(net, pcm + at, (size_t)info.samples, depth, scores);
         if (error)

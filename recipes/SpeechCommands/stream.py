@@ -7,8 +7,8 @@
 The clips of a protocol's split are put end to end, in random order, and heard
 as `bifsmn listen` hears: a window every few frames, posteriors averaged over
 four of them. A keyword counts as found if its posterior reaches the threshold
-while its clip passes; where one does that is neither in this clip nor beside it,
-that is a false alarm. One word a second without a pause is harder than most
+while its clip passes; where one does that is neither in this clip nor beside
+it, that is a false alarm. One word a second without a pause is harder than most
 rooms. Draws det.png.
 """
 

@@ -12,8 +12,8 @@ import soundfile
 
 SAMPLE_RATE = 16000
 CUT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Of a WAV written to a pipe.
-UNKNOWN_LENGTH = 0xFFFFFFFF
+# Who writes a WAV to a pipe does not know its length, and gives one as great.
+UNKNOWN_LENGTH = 0x7FFF0000
 
 
 class DataError(ValueError):
@@ -38,8 +38,8 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
     Raises
     ------
     DataError
-        If it is missing, unreadable, empty, cut off, not mono or at another
-        rate.
+        If it is missing, unreadable, empty, a WAV cut off, not mono or at
+        another rate.
     """
     try:
         info = soundfile.info(str(path), verbose=True)
@@ -59,7 +59,7 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
         raise DataError(f"{path}: no samples in it")
     # libsndfile reads what there is of a WAV and leaves a note.
     cut = CUT.search(info.extra_info)
-    if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) != UNKNOWN_LENGTH:
+    if cut and int(cut[2]) < int(cut[1]) < UNKNOWN_LENGTH:
         raise DataError(
             f"{path}: cut off after {cut[2]} of its {cut[1]} bytes of samples"
         )
@@ -88,8 +88,8 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
     Raises
     ------
     DataError
-        If it is missing, unreadable, empty, cut off, not mono or at another
-        rate, or has no such samples, or some that are no numbers.
+        If it is missing, unreadable, empty, a WAV cut off, not mono or at
+        another rate, or has no such samples, or some that are no numbers.
     """
     frames = check_audio(path, sample_rate)
     stop = frames if stop is None else stop

@@ -225,15 +225,18 @@ def read_seal(folder):
     Raises
     ------
     DataError
-        If there is none.
+        If there is none, or one of an earlier version.
     """
     path = Path(folder) / "prepare.json"
-    if not path.is_file():
+    sealed = {}
+    if path.is_file():
+        sealed = json.loads(path.read_text(encoding="utf-8"))
+    if "clips" not in sealed:
         raise DataError(
-            f"{folder} is not prepared: leave --skip_prep out, or run "
-            f"prepare.py --save_folder {folder}"
+            f"{folder} is not prepared, or by an earlier version: leave "
+            f"--skip_prep out, or run prepare.py --save_folder {folder}"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return sealed
 
 
 def _check_shares(first, second, first_name, second_name):

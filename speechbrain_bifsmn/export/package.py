@@ -62,13 +62,14 @@ holds what every stage gives for four clips, `golden.txt` where each lies; bits
 in two planes are there one plane after the other.
 
 Exporting to this folder again renews the library and the model; `spot.c`,
-`listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE.
+`listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE;
+`model.h` tells labels, depths and what the model was trained on.
 """
 # Of a model that was trained on it.
-ATTRIBUTION = """
-The model was trained on Speech Commands by Pete Warden, Google
-(https://arxiv.org/abs/1804.03209), CC BY 4.0
-(https://creativecommons.org/licenses/by/4.0/).
+ATTRIBUTION = """\
+ * Trained on Speech Commands by Pete Warden, Google
+ * (https://arxiv.org/abs/1804.03209), CC BY 4.0
+ * (https://creativecommons.org/licenses/by/4.0/).
 """
 # What a project makes its own, once it has it.
 THEIRS = ("spot.c", "listen.c", "Makefile", "README.md")
@@ -90,7 +91,6 @@ def write_package(folder, model, data):
     """
     csrc = resources.files("speechbrain_bifsmn.csrc")
     examples = csrc / "examples"
-    published = model.meta.get("protocol") in PROTOCOLS
     texts = {
         "bifsmn.h": (csrc / "include/bifsmn.h").read_text(encoding="utf-8"),
         "bifsmn.c": amalgamate(csrc / "src"),
@@ -100,7 +100,7 @@ def write_package(folder, model, data):
         "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
         "listen.c": (examples / "listen.c").read_text(encoding="utf-8"),
         "Makefile": MAKEFILE,
-        "README.md": README + ATTRIBUTION * published,
+        "README.md": README,
     }
     for name, text in texts.items():
         if name in THEIRS and (folder / name).exists():
@@ -198,7 +198,8 @@ def c_array(model, data):
     return (
         "/* model.bifsmn as an array: bifsmn_open(bifsmn_model, sizeof\n"
         " * bifsmn_model, ...). Include it in one file.\n"
-        f" * Depths: {depths}. Labels:\n{labels} */\n"
+        + ATTRIBUTION * (model.meta.get("protocol") in PROTOCOLS)
+        + f" * Depths: {depths}. Labels:\n{labels} */\n"
         f"static const unsigned char bifsmn_model[{len(data)}] = {{\n"
         + "\n".join(rows)
         + "\n};\n"
