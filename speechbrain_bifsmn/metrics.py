@@ -277,11 +277,12 @@ def plot_det(curves, threshold, path):
         axes.plot(
             marked["false_alarms"], marked["missed"], "o", c=line.get_color()
         )
+    # Logarithmic, but with a place for none.
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yscale("symlog", linthresh=1)
     axes.set(
         xlabel="false alarms an hour",
         ylabel="keywords missed, %",
-        xscale="log",
-        yscale="log",
         title=f"dots: threshold {threshold}",
     )
     axes.legend(frameon=False)
