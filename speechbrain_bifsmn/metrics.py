@@ -1,5 +1,7 @@
 """Counts and pictures of how well keywords are recognised."""
 
+from itertools import cycle
+
 import numpy as np
 
 
@@ -222,7 +224,9 @@ def plot_results(networks, path):
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 4.5), layout="constrained", sharey=True
     )
-    for name, row in networks.items():
+    colors = cycle(plt.get_cmap("tab20").colors)
+    for color, (name, row) in zip(colors, networks.items(), strict=False):
+        style = {"color": color, "lw": 0.7, "ms": 4, "capsize": 3}
         for axes, key in ((left, "bytes"), (right, "microseconds")):
             points = [
                 (
@@ -235,9 +239,7 @@ def plot_results(networks, path):
             ]
             # Without points too, so that colours agree.
             x, y, spread = zip(*points, strict=True) if points else ([],) * 3
-            axes.errorbar(
-                x, y, spread, fmt="o-", lw=0.7, ms=4, capsize=3, label=name
-            )
+            axes.errorbar(x, y, spread, fmt="o-", label=name, **style)
     for axes in (left, right):
         low, high = axes.dataLim.intervalx
         # Within a decade a logarithmic axis has more labels than room.
