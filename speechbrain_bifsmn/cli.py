@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from speechbrain_bifsmn import __version__
@@ -80,7 +79,11 @@ def listen(args):
 
 def evaluate(args):
     """Accuracy at each depth on a protocol's test clips, or on yours."""
-    from speechbrain_bifsmn.evaluation import evaluate_file, labelled_clips
+    from speechbrain_bifsmn.evaluation import (
+        evaluate_file,
+        labelled_clips,
+        protocol_clips,
+    )
     from speechbrain_bifsmn.spotting import Spotter
 
     model = Spotter(args.model).model
@@ -88,7 +91,9 @@ def evaluate(args):
         protocol, test = "all recordings", args.data
         rows = labelled_clips(args.data, model)
     else:
-        protocol, test, rows = protocol_clips(args, model)
+        protocol, test, rows = protocol_clips(
+            args.data, model, args.protocol, args.words
+        )
     report = {
         "model": args.model,
         "protocol": protocol,
@@ -110,37 +115,6 @@ def evaluate(args):
     for label, value in report["depths"][first]["recall"].items():
         if value is not None:
             print(f"    {label:12} {value:6.2f}")
-
-
-def protocol_clips(args, model):
-    """Name of the protocol, where its test clips are from, the clips."""
-    from speechbrain_bifsmn.data.manifest import read_manifest
-    from speechbrain_bifsmn.data.prepare import (
-        SHARES,
-        prepare_speech_commands,
-        read_seal,
-    )
-    from speechbrain_bifsmn.evaluation import protocol_labels
-
-    trained = model.meta
-    protocol, words = args.protocol, args.words
-    if words:
-        protocol = "words"
-    elif not protocol:
-        protocol, words = trained.get("protocol"), trained.get("words")
-    shares = {key: trained[key] for key in SHARES if key in trained}
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_speech_commands(
-            args.data,
-            folder,
-            protocol,
-            words=words,
-            sample_rate=model.config.sample_rate,
-            **shares,
-        )
-        protocol_labels(Path(folder), args.model, model.labels)
-        rows = read_manifest(Path(folder) / "test.csv")
-        return protocol, read_seal(folder)["asked"]["test"], rows
 
 
 def info(args):

@@ -1,12 +1,18 @@
 """Accuracy of a model file on clips, from PCM."""
 
+import tempfile
 from pathlib import Path
 
 import soundfile
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import DataError, check_audio
-from speechbrain_bifsmn.data.manifest import read_labels
+from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
+from speechbrain_bifsmn.data.prepare import (
+    SHARES,
+    prepare_speech_commands,
+    read_seal,
+)
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
@@ -100,6 +106,56 @@ def labelled_clips(folder, model):
             + ", ".join(model.labels)
         )
     return rows
+
+
+def protocol_clips(data, model, protocol=None, words=None, split="test"):
+    """Clips of a protocol for a model, split as for its training.
+
+    Arguments
+    ---------
+    data : str or Path
+        Speech Commands folder.
+    model : Model
+        The model file.
+    protocol : str, optional
+        The one that it was trained on, if not given.
+    words : list of str, optional
+        Labels of an own task instead.
+    split : str
+        "train", "valid" or "test".
+
+    Returns
+    -------
+    str
+        Name of the protocol.
+    str
+        Where its test clips are from.
+    list of dict
+        Manifest rows.
+
+    Raises
+    ------
+    ValueError
+        If the data do not allow it, or its labels are not the model's.
+    """
+    trained = model.meta
+    if words:
+        protocol = "words"
+    elif not protocol:
+        protocol, words = trained.get("protocol"), trained.get("words")
+    shares = {key: trained[key] for key in SHARES if key in trained}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_speech_commands(
+            data,
+            folder,
+            protocol,
+            words=words,
+            sample_rate=model.config.sample_rate,
+            **shares,
+        )
+        protocol_labels(Path(folder), "the model", model.labels)
+        rows = read_manifest(Path(folder) / f"{split}.csv")
+        return protocol, read_seal(folder)["asked"]["test"], rows
 
 
 def protocol_labels(prepared, name, known):

@@ -201,7 +201,8 @@ class Listener:
             The keywords heard meanwhile; starts count from the first sample.
         """
         spotter, model = self.spotter, self.spotter.model
-        config, labels = model.config, model.labels
+        config, keywords = model.config, is_keyword(model.labels)
+        step = window_step(config)
         self.waiting = np.concatenate([self.waiting, pcm])
         heard = []
         while len(self.waiting) >= config.samples:
@@ -209,12 +210,11 @@ class Listener:
             scores = spotter.engine.scores_pcm(window, spotter.depth)
             self.recent.append(softmax(scores))
             row = np.mean(self.recent, axis=0)
-            best = int((row * is_keyword(labels)).argmax())
-            sure = row[best] >= spotter.threshold and is_keyword(labels)[best]
+            best = int((row * keywords).argmax())
+            sure = row[best] >= spotter.threshold and keywords[best]
             if sure and self.start >= self.next[best]:
                 heard.append(spotted(model, best, row, self.start))
                 self.next[best] = self.start + config.samples
-            step = window_step(config)
             self.waiting = self.waiting[step:]
             self.start += step
         return heard

@@ -16,13 +16,11 @@ import argparse
 import json
 import random
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.data.prepare import SHARES, prepare_speech_commands
+from speechbrain_bifsmn.evaluation import protocol_clips
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
@@ -148,17 +146,7 @@ def main():
     """Measure every depth; print a table, draw the curves."""
     args = parse_arguments()
     model = Spotter(args.model).model
-    trained = model.meta
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_speech_commands(
-            args.data_folder,
-            folder,
-            trained["protocol"],
-            words=trained.get("words"),
-            sample_rate=model.config.sample_rate,
-            **{key: trained[key] for key in SHARES},
-        )
-        rows = read_manifest(Path(folder) / f"{args.split}.csv")
+    _, _, rows = protocol_clips(args.data_folder, model, split=args.split)
     report = measure(args.model, rows)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     with whole_file(Path(args.output) / "det.png") as part:
