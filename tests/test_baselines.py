@@ -22,7 +22,7 @@ from speechbrain_bifsmn.lobes.bcresnet import (
     SubSpectralNorm,
 )
 from speechbrain_bifsmn.lobes.dscnn import DSCNN, dct
-from tests.test_recipe import REPO, load_train
+from tests.recipe import REPO, load_train
 
 
 def parameters(model):

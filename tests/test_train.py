@@ -1,0 +1,485 @@
+"""From a YAML to a trained folder: train.py."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import speechbrain as sb
+import torch
+
+from speechbrain_bifsmn.brain import KeywordBrain
+from speechbrain_bifsmn.checkpoints import WholeCheckpointer
+from speechbrain_bifsmn.data.augment import ClipAugment
+from speechbrain_bifsmn.data.features import CachedFeatures, CachedLogits
+from speechbrain_bifsmn.export.folder import export_folder
+from speechbrain_bifsmn.lobes.features import LogMel
+from speechbrain_bifsmn.lobes.fsmn import DFSMN
+from tests import recipe
+from tests.recipe import REPO, SMALL, STUDENT, TRAIN, load_train, state, train
+
+
+def test_a_run_keeps_what_it_was_tested_on(results):
+    run = results / "bifsmn/1"
+    facts = json.loads((run / "model/training.json").read_text())
+    tested = Path(facts["test_manifest"])
+    assert tested == (run / "test.csv").resolve()
+    assert tested.read_bytes() == (results / "test.csv").read_bytes()
+    assert facts["words"] == ["low", "middle", "high", "_silence_"]
+
+
+def test_the_log_has_the_rate_that_an_epoch_was_trained_with(results):
+    log = (results / "dfsmn/1/train_log.txt").read_text()
+    rates = [float(rate) for rate in re.findall(r"lr: (\S+)", log)]
+    cosine = [1, 1, (1 + 0.5**0.5) / 2, 0.5]
+    assert rates == pytest.approx([0.002 * x for x in cosine], rel=0.01)
+
+
+def test_the_chain_learns_and_draws(results):
+    for name in ("dfsmn", "bifsmn"):
+        report = json.loads((results / name / "1/results.json").read_text())
+        for row in report["depths"].values():
+            assert row["accuracy"] > 50, "four classes, chance is 25 %"
+        for picture in ("curves.png", "confusion.png"):
+            assert (results / name / "1" / picture).stat().st_size > 5000
+
+
+@pytest.mark.parametrize("yaml", ["bifsmn.yaml", "bifsmn_best.yaml"])
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    yaml, results, archive, tmp_path, monkeypatch
+):
+    options = [*STUDENT, "--number_of_epochs=2", "--lr=0.01"]
+    teacher = str(results / "dfsmn/1")
+    if yaml == "bifsmn_best.yaml":
+        teacher = json.dumps([teacher])
+    options += [f"--teacher_folder={teacher}", "--epoch_clips=60"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(yaml, archive, whole, *options)
+    network = f"words/{yaml.removesuffix('.yaml')}/1"
+
+    original = KeywordBrain.on_stage_start
+
+    def stop_in_epoch_two(brain, stage, epoch=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        original(brain, stage, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeywordBrain, "on_stage_start", stop_in_epoch_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(yaml, archive, broken, *options)
+    assert not (broken / network / "model").exists()
+    train(yaml, archive, broken, *options)
+    expected = state(whole / network)
+    for name, value in state(broken / network).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_checkpoint_counts_once_it_is_whole(tmp_path):
+    def interrupted(_obj, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    model = torch.nn.Linear(2, 2)
+    checkpointer = WholeCheckpointer(tmp_path, {"model": model})
+    checkpointer.save_and_keep_only()
+    expected = model.weight.clone()
+    torch.nn.init.zeros_(model.weight)
+    checkpointer.add_recoverable("more", model, custom_save_hook=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save_and_keep_only()
+    resumed = WholeCheckpointer(tmp_path, {"model": model})
+    assert resumed.recover_if_possible() is not None
+    assert torch.equal(model.weight, expected)
+
+
+def test_runs_at_once_prepare_one_after_the_other(
+    archive, tmp_path, monkeypatch
+):
+    module = load_train()
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/dfsmn.yaml",
+        f"data_folder: {archive}\nprotocol: words\nwords: [low, high]\n",
+        module.KEYS,
+        module.OPTIONAL,
+    )
+    original, inside = module.prepare_speech_commands, []
+
+    def watch(**options):
+        inside.append(1)
+        time.sleep(0.1)
+        assert len(inside) == 1
+        original(**options)
+        inside.pop()
+
+    monkeypatch.setattr(module, "prepare_speech_commands", watch)
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(module.prepare, 2 * [tmp_path / "new"], 2 * [hparams])
+        assert list(both) == [None, None]
+    assert (tmp_path / "new/prepare.json").exists()
+
+
+def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):
+    module = load_train()
+    labels = 90 * ["low"] + 10 * ["high"] + 300 * ["_unknown_"]
+    rows = "".join(f"{i},1,x.wav,0,1,{x}\n" for i, x in enumerate(labels))
+    header = "ID,duration,wav,start,stop,label\n"
+    (tmp_path / "train.csv").write_text(header + rows)
+    hparams = {
+        "prepared_folder": tmp_path,
+        "train_dataloader_opts": {"batch_size": 4, "shuffle": True},
+        "unknown_percentage": 40,
+        "silence_percentage": 10,
+        "epoch_clips": 10000,
+        "seed": 1,
+    }
+    options = module.train_loader(hparams)
+    drawn = [labels[i] for i in options.pop("sampler")]
+    assert options == {"batch_size": 4, "shuffle": False}
+    for label, share in {"low": 0.3, "high": 0.3, "_unknown_": 0.4}.items():
+        assert abs(drawn.count(label) / 10000 - share) < 0.03
+    everything = module.train_loader({**hparams, "epoch_clips": 0})
+    assert everything == hparams["train_dataloader_opts"]
+
+
+def test_two_teachers_teach_their_mean(results, archive, tmp_path):
+    module = load_train()
+    _, _, overrides = sb.parse_arguments(
+        [str(REPO / "hparams/dfsmn.yaml"), "--data_folder=x", *SMALL]
+    )
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/dfsmn.yaml", overrides, module.KEYS, module.OPTIONAL
+    )
+    one, two = module.load_teachers(
+        hparams["model"], 2 * [str(results / "dfsmn/1")]
+    )
+    with torch.no_grad():
+        two.head.bias.add_(2.0)
+    feats = torch.randn(3, one.frames, one.n_mels)
+    depth = one.depths[0]
+    both, features = module.Ensemble([one, two])(feats, [depth])[depth]
+    assert torch.allclose(both, one(feats) + 1.0, atol=1e-5)
+    assert torch.equal(features[-1], one(feats, depth=[depth])[depth][1][-1])
+    folders = 2 * [str(results / "dfsmn/1")]
+    train(
+        "bifsmn.yaml",
+        archive,
+        tmp_path,
+        *STUDENT,
+        "--number_of_epochs=1",
+        f"--teacher_folder={json.dumps(folders)}",
+    )
+    assert (tmp_path / "words/bifsmn/1/results.json").exists()
+
+
+def test_kept_logits_teach_what_the_teachers_say(results, archive, tmp_path):
+    """The same loss as with the teachers run in every step, in all epochs."""
+    losses = []
+    for name, cached in ("kept", True), ("run", False):
+        train(
+            "bifsmn_best.yaml",
+            archive,
+            tmp_path,
+            *STUDENT,
+            "--epoch_clips=60",
+            "--number_of_epochs=2",
+            f"--teacher_folder={json.dumps([str(results / 'dfsmn/1')])}",
+            f"--cache_teacher={cached}",
+            f"--output_folder={tmp_path / name}",
+        )
+        history = json.loads((tmp_path / name / "history.json").read_text())
+        losses.append([row["train_loss"] for row in history])
+    assert np.allclose(*losses, rtol=1e-4)
+    assert list(tmp_path.rglob("logits-*.npy"))
+
+
+def test_caches_tell_apart_what_they_were_made_from(archive, tmp_path):
+    wav = next((archive / "low").iterdir())
+    (tmp_path / "one.csv").write_text(
+        f"ID,duration,wav,start,stop,label\na,1,{wav},0,16000,low\n"
+    )
+    made = [
+        CachedFeatures(
+            *(tmp_path / "one.csv", tmp_path, LogMel()),
+            augment=ClipAugment(noise_probability=1.0),
+            noise=noise,
+        )
+        for noise in (None, torch.randn(16000), torch.zeros(16000))
+    ]
+    assert len({cache.path for cache in made}) == 3
+    networks = [DFSMN(layers=1, dilation=n).eval() for n in (1, 2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    logits = [CachedLogits(made[0], network).get("a") for network in networks]
+    assert not torch.allclose(*logits)
+
+
+def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
+    train(
+        "bifsmn.yaml",
+        archive,
+        tmp_path,
+        *STUDENT,
+        f"--teacher_folder={results / 'dfsmn/1'}",
+        "--cache_features=False",
+        "--precision=bf16",
+        "--device=cpu",
+        "--debug",
+    )
+    assert state(tmp_path / "words/bifsmn/1/debug")
+    assert not (tmp_path / "words/features").exists()
+
+
+# Depths that are not drawn have norms without a gradient.
+SOME_DEPTHS = [
+    *("bifsmn_best.yaml", "--depths=[3, 2, 1]", "--distillation=[]"),
+    *("--depth_weights=[1.0, 0.5, 0.2]", "--cache_teacher=False"),
+    "--start_from_teacher=False",
+]
+
+
+@pytest.mark.parametrize(
+    "options", [["bifsmn.yaml", *STUDENT], SOME_DEPTHS], ids=["all", "drawn"]
+)
+def test_two_processes_train_one_model(results, archive, tmp_path, options):
+    yaml, *options = options
+    layers = "layers=3" if "--depths=[3, 2, 1]" in options else "layers=2"
+    if yaml == "bifsmn.yaml":
+        options = [*options, f"--teacher_folder={results / 'dfsmn/1'}"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nproc_per_node=2", "--standalone"),
+            *(str(REPO / "tests/data_parallel.py"),),
+            *(str(REPO / "hparams" / yaml), f"--data_folder={archive}"),
+            f"--results_folder={tmp_path}",
+            *[x.replace("layers=2", layers) for x in SMALL],
+            *options,
+            *("--number_of_epochs=1", "--device=cpu"),
+            "--distributed_backend=gloo",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert state(tmp_path / "words" / yaml.removesuffix(".yaml") / "1")
+    # Both halves of the data were seen once, by one model.
+    assert done.stdout.count("trained folder") == 1
+    assert "%|" not in done.stderr, "a bar in spite of --noprogressbar"
+
+
+def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
+    module = load_train()
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/bifsmn.yaml",
+        "data_folder: x\nclasses: 4\nn_mels: 20\n",
+        module.KEYS,
+        module.OPTIONAL,
+    )
+    teacher = hparams["teacher"].eval().requires_grad_(False)
+    brain = KeywordBrain(
+        teacher=teacher,
+        labels="abcd",
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts={"device": "cpu"},
+    )
+    brain.init_optimizers()
+    brain.modules.train()
+    trained = {id(p) for g in brain.optimizer.param_groups for p in g["params"]}
+    assert not any(module.training for module in teacher.modules())
+    assert not trained & {id(p) for p in teacher.parameters()}
+    assert trained == {id(p) for p in hparams["model"].parameters()}
+
+
+@pytest.mark.parametrize(
+    "yaml, options",
+    [
+        ("bifsmn_paper.yaml", []),
+        ("bifsmnv2_paper.yaml", []),
+        # All losses at once, with a method that has one of its own.
+        (
+            "bifsmn.yaml",
+            [
+                "--binarizer=rad",
+                "--fid_weight=0.01",
+                "--attention_weight=0.1",
+                "--subnetwork_weight=1.0",
+            ],
+        ),
+        ("bifsmn.yaml", ["--binarizer=reactnet", "--logit_weight=0"]),
+    ],
+)
+def test_methods_train_and_export_from_yaml(
+    yaml, options, results, archive, tmp_path
+):
+    train(
+        yaml,
+        archive,
+        tmp_path,
+        *STUDENT,
+        *options,
+        "--number_of_epochs=1",
+        f"--teacher_folder={results / 'dfsmn/1'}",
+        f"--output_folder={tmp_path / 'run'}",
+    )
+    report = export_folder(tmp_path / "run", tmp_path / "exported")
+    assert report["parity"]["stages"] > 100
+
+
+def test_without_a_teacher_nobody_distils(archive, tmp_path):
+    off = ["--hed_weight=0", "--logit_weight=0", "--start_from_teacher=False"]
+    options = *STUDENT, *off, "--number_of_epochs=1"
+    train("bifsmn.yaml", archive, tmp_path, *options)
+    assert (tmp_path / "words/bifsmn/1/results.json").exists()
+
+
+def test_misspelt_yaml_keys_are_named(tmp_path, archive):
+    text = (REPO / "hparams/bifsmn.yaml").read_text()
+    cases = {
+        "batch_sise: 96": ("batch_size: 96", "batch_size"),
+        "hed_wieght: 0.01": ("hed_weight: 0.01", "hed_we?ight"),
+        "    lambels: [2]\n    head_bits:": ("    head_bits:", "lambels"),
+    }
+    for wrong, (right, named) in cases.items():
+        assert right in text
+        path = tmp_path / "wrong.yaml"
+        path.write_text(text.replace(right, wrong, 1))
+        with pytest.raises(ValueError, match=named):
+            load_train().main([str(path), f"--data_folder={archive}"])
+
+
+def test_wrong_settings_are_named(archive, tmp_path):
+    with pytest.raises(ValueError, match="no key 'lrr'.*'lr'"):
+        train("dfsmn.yaml", archive, tmp_path, "--lrr=1")
+    with pytest.raises(ValueError, match='duplicate key "classes"'):
+        train("dfsmn.yaml", archive, tmp_path, "--classes=5")
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = [option for option in SMALL if option != "--classes=4"]
+        patch.setattr(recipe, "SMALL", fewer)
+        with pytest.raises(ValueError, match="4 classes .* --classes=4"):
+            train("dfsmn.yaml", archive, tmp_path)
+    with pytest.raises(FileNotFoundError, match="train one first"):
+        train("bifsmn.yaml", archive, tmp_path, *STUDENT)
+    with pytest.raises(ValueError, match="depth_weights has 4 numbers"):
+        train(
+            "bifsmn.yaml",
+            archive,
+            tmp_path,
+            "--depths=[2, 1]",
+            "--distillation=[]",
+            "--start_from_teacher=False",
+        )
+
+
+def test_wrong_values_are_named_before_any_work(archive, tmp_path):
+    for option, words in [
+        ("--lr=fast", "lr is a number, not 'fast'"),
+        ("--depth_weights=1.0", "depth_weights is a list"),
+        ("--cache_features=3", "cache_features is True or False"),
+        ("--feature_step=0", "feature_step must be positive"),
+        ("--frames=40", "are 32 frames: pass --frames=32"),
+        ("--train_dataloader_opts={batch: 3}", "'batch'"),
+        ("--words=low", "words"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            train("dfsmn.yaml", archive, tmp_path, option)
+    for option, words in [
+        ("--logit_weight=0", "cache_teacher needs a loss"),
+        ("--hed_weight=0.1", "keeps logits, not layers"),
+        ("--cache_features=False", "cache_features=True"),
+        ("--thin_depths=2", "thin_depths must be from 1 to 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            train("bifsmn_best.yaml", archive, tmp_path, *STUDENT, option)
+    assert not any(tmp_path.rglob("*.csv"))
+
+
+def test_mistakes_in_a_yaml_are_named(tmp_path):
+    text = (REPO / "hparams/dfsmn.yaml").read_text()
+    path = tmp_path / "short.yaml"
+    for changed, words in [
+        (text.replace("licence: Apache-2.0", ""), "'licence' is missing"),
+        (text + "lr: 0.1\n", 'duplicate key "lr"'),
+        (text.replace("dropout: 0.2", "dropout: [0.2"), "expected"),
+    ]:
+        path.write_text(changed)
+        with pytest.raises(ValueError, match=words):
+            load_train().main([str(path), "--data_folder=x"])
+
+
+def test_a_run_is_not_resumed_under_other_settings(results, archive):
+    folder = results.parent
+    run = results / "dfsmn/1"
+    before = files_of(run), files_of(results, "*.csv")
+    for option, words in (
+        ("--lr=0.5", "lr 0.002, now it is 0.5"),
+        ("--silence_percentage=20", "silence_percentage 10, now it is 20"),
+        ("--train_dataloader_opts={shuffle: True}", "train_dataloader_opts"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train("dfsmn.yaml", archive, folder, option)
+    with pytest.raises(ValueError, match="no checkpoint to test"):
+        train(
+            "dfsmn.yaml",
+            archive,
+            folder,
+            "--test_only",
+            f"--output_folder={folder / 'new'}",
+        )
+    assert (files_of(run), files_of(results, "*.csv")) == before
+
+
+def files_of(folder, names="**/*"):
+    return {p: p.read_bytes() for p in folder.glob(names) if p.is_file()}
+
+
+def test_a_trial_run_leaves_the_real_one_alone(results, archive):
+    run = results / "dfsmn/1"
+    before = files_of(run)
+    for option in "--debug", "--debug_persistently":
+        train("dfsmn.yaml", archive, results.parent, "--lr=0.5", option)
+    after = files_of(run)
+    assert before.items() <= after.items()
+    assert all(run / "debug" in p.parents for p in after.keys() - before.keys())
+
+
+def test_without_matplotlib_nothing_but_pictures_is_missing(
+    results, archive, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    train("dfsmn.yaml", archive, tmp_path, "--number_of_epochs=1")
+    assert state(tmp_path / "words/dfsmn/1")
+    assert "pip install matplotlib" in capsys.readouterr().out
+
+
+def one_line(command):
+    """Run; expect failure in one line on stderr."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    lines = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_train_says_in_one_line_that_the_data_are_missing(tmp_path):
+    line = one_line(
+        [
+            TRAIN,
+            REPO / "hparams/dfsmn.yaml",
+            "--data_folder=/no/such/folder",
+            f"--results_folder={tmp_path}",
+        ]
+    )
+    assert "/no/such/folder" in line
