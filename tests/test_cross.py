@@ -119,6 +119,27 @@ def test_every_stage_equals_the_host(tmp_path, target, on_the_host):
                 assert a == b, name
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        # One map of 34 GB, whose size is 0 modulo 2^32; maps of 2^32 bits.
+        {"frames": 28672, "n_mels": 14336, "conv1_channels": 32768},
+        {"frames": 9000, "n_mels": 9000, "stride": 1},
+    ],
+)
+def test_32_bits_refuse_what_they_cannot_number(tmp_path, sizes):
+    target = "arm-linux-gnueabihf"
+    see_to(target)
+    flags = "-O1", "-static"
+    there = build("tests/golden.c", tmp_path / "there", f"{target}-gcc", *flags)
+    ones = "conv1_channels", "conv2_channels", "channels", "expansion"
+    ones = dict.fromkeys([*ones, "kernel", "layers", "classes"], 1)
+    file = tmp_path / "model.bifsmn"
+    file.write_bytes(make(**{**ones, "stride": 7, **sizes}).to_bytes())
+    done = subprocess.run([emulator(target), there, file], capture_output=True)
+    assert b"section CONF" in done.stdout, done
+
+
 def test_no_fused_operations(tmp_path):
     """Only the head may fuse; its name is that of the only float sum."""
     build("tests/golden.c", tmp_path / "there", GCC, "-O3", "-static")

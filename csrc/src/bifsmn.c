@@ -47,6 +47,12 @@ static struct bifsmn *place(struct bifsmn *net, struct arena *arena)
     return home;
 }
 
+/* Whether this machine's size_t can number all bits of a workspace. */
+static int addressable(const struct arena *count)
+{
+    return count->used <= (size_t)-1 / 8;
+}
+
 /* Bytes that must be skipped to align the workspace. */
 static size_t misalignment(const void *workspace)
 {
@@ -66,8 +72,8 @@ int bifsmn_workspace_size(const void *file, size_t file_size, size_t *bytes)
     if ((error = bifsmn_read_model(file, file_size, &net.model)) != BIFSMN_OK)
         return error;
     place(&net, &count);
-    if (count.used > (size_t)-1)
-        return BIFSMN_ERROR_CONFIG; /* not in this machine's memory */
+    if (!addressable(&count))
+        return BIFSMN_ERROR_CONFIG;
     *bytes = (size_t)count.used;
     return BIFSMN_OK;
 }
@@ -87,6 +93,8 @@ int bifsmn_open(const void *file, size_t file_size, void *workspace,
     if ((error = bifsmn_read_model(file, file_size, &draft.model)) != BIFSMN_OK)
         return error;
     place(&draft, &arena);
+    if (!addressable(&arena))
+        return BIFSMN_ERROR_CONFIG;
     if (workspace_size < misalignment(workspace) ||
         workspace_size - misalignment(workspace) < arena.used)
         return BIFSMN_ERROR_WORKSPACE;

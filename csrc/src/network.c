@@ -50,20 +50,21 @@ static struct demands demands(void)
     return most;
 }
 
-/* Words of one plane of bits. */
-static size_t conv1_plane(const struct model *m)
+/* Words of one plane of bits; too many, it may be, for a size_t, until the
+ * workspace is known to hold them. */
+static uint64_t conv1_plane(const struct model *m)
 {
-    return m->frames1 * m->mels1 * words(m->conv1_channels);
+    return (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels);
 }
 
-static size_t padded2_plane(const struct model *m)
+static uint64_t padded2_plane(const struct model *m)
 {
-    return (m->frames1 + m->kernel - 1) * padded2_row(m);
+    return (uint64_t)(m->frames1 + m->kernel - 1) * padded2_row(m);
 }
 
-static size_t conv2_plane(const struct model *m)
+static uint64_t conv2_plane(const struct model *m)
 {
-    return m->frames2 * m->mels2 * words(m->conv2_channels);
+    return (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels);
 }
 
 /* Whether layers count bits first. */
@@ -157,11 +158,10 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
         arena, (m->frames + border) * (m->mels + border) + x_slack(m->stride),
         1);
     net->conv1 =
-        arena_take(arena, m->planes * (uint64_t)conv1_plane(m) + SLACK / 8, 8);
+        arena_take(arena, m->planes * conv1_plane(m) + SLACK / 8, 8);
     net->padded2 =
-        arena_take(arena, m->planes * (uint64_t)padded2_plane(m) + SLACK / 8, 8);
-    net->conv2 =
-        arena_take(arena, m->planes * (uint64_t)conv2_plane(m) + SLACK / 8, 8);
+        arena_take(arena, m->planes * padded2_plane(m) + SLACK / 8, 8);
+    net->conv2 = arena_take(arena, m->planes * conv2_plane(m) + SLACK / 8, 8);
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
@@ -261,7 +261,7 @@ void bifsmn_network_fill(struct bifsmn *net)
 
     memset(net->padded1, 128,
            (m->frames + m->kernel - 1) * (m->mels + m->kernel - 1));
-    memset(net->padded2, 255, 8 * m->planes * padded2_plane(m));
+    memset(net->padded2, 255, (size_t)(8 * m->planes * padded2_plane(m)));
     for (i = 0; i < m->depths; i++)
         net->depth[i] = (int)bifsmn_model_depth(m, i);
     for (i = 0; i < m->cuts * m->conv1_channels; i++)
@@ -524,7 +524,8 @@ static void run_conv1(struct bifsmn *net, const int8_t *features)
             m->mels1, m->conv1_channels, m->kernel, m->kernel,
             net->padded1 + t * m->stride * pitch, m->stride, pitch,
             net->conv1_weight.data, m->cuts, net->conv1_threshold,
-            m->section[C1_D].data, conv1_plane(m), net->conv1 + t * row);
+            m->section[C1_D].data, (size_t)conv1_plane(m),
+            net->conv1 + t * row);
 }
 
 /* net->conv1 into padded2; +1 is around it. */
@@ -773,10 +774,10 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
 
     run_conv1(net, features);
     bifsmn_network_trace(net, "conv1", 0, net->conv1,
-                         8 * m->planes * conv1_plane(m));
+                         (size_t)(8 * m->planes * conv1_plane(m)));
     run_conv2(net);
     bifsmn_network_trace(net, "conv2", 0, net->conv2,
-                         8 * m->planes * conv2_plane(m));
+                         (size_t)(8 * m->planes * conv2_plane(m)));
     run_fc(net);
     trace_stream(net, "fc", 0);
     for (k = 0; k < depth; k++) {
