@@ -152,6 +152,9 @@ def test_a_stream_gives_the_same_keywords_in_c_and_in_any_chunks(
         ]
     pcm = np.concatenate(parts).astype(np.int16)
     listener, heard = Listener(Spotter(model_file, threshold=0.4)), []
+    for wrong in pcm.astype(np.float32), pcm[:, None], pcm.astype(np.int8):
+        with pytest.raises(ValueError, match=r"must be int16 \[n\], not "):
+            listener.feed(wrong)
     for part in np.split(pcm, np.sort(rng.integers(0, len(pcm), 20))):
         heard += listener.feed(part)
     assert {found.label for found in heard} <= {"low", "middle", "high"}
@@ -173,6 +176,15 @@ def test_a_stream_gives_the_same_keywords_in_c_and_in_any_chunks(
         capture_output=True,
     )
     assert done.stdout.decode() == expected, done.stderr
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for arguments, words in ([], b"cannot read"), (["3"], b"depth"):
+        done = subprocess.run(
+            [tmp_path / "listen", model_file, *arguments],
+            stdin=folder,
+            capture_output=True,
+        )
+        assert done.returncode == 1 and words in done.stderr, done
+    os.close(folder)
 
 
 def test_the_c_program_says_what_the_command_says(
@@ -191,6 +203,35 @@ def test_the_c_program_says_what_the_command_says(
     found = Spotter(model_file, depth=1).spot_file(wav)
     expected = f"{found.label} {found.probability:.3f} at {found.start:.2f} s"
     assert done.stdout.strip() == expected
+
+    # What recorders write that do not know the length, or more channels.
+    piped, extensible, empty = (tmp_path / f"{i}.wav" for i in range(3))
+    data = wav.read_bytes()
+    piped.write_bytes(data[:40] + b"\xff" * 4 + data[44:])
+    soundfile.write(
+        extensible,
+        soundfile.read(wav, dtype="int16")[0],
+        16000,
+        "PCM_16",
+        format="WAVEX",
+    )
+    empty.write_bytes(data[:40] + bytes(4) + data[44:])
+    for path in piped, extensible:
+        done = subprocess.run(
+            [program, model_file, path, "1"], capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr
+    for arguments, words in [
+        ([empty], "no samples"),
+        ([wav, "3"], "depth"),
+        ([wav, "1x"], "not a number"),
+        ([wav, "1", "0,9"], "not a number"),
+        ([wav, "1", "7"], "from 0 to 1"),
+    ]:
+        done = subprocess.run(
+            [program, model_file, *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and words in done.stderr, done
 
 
 def test_a_package_builds_in_an_empty_folder(results, tmp_path):
@@ -283,7 +324,9 @@ def test_without_the_compiled_core_numba_runs_and_says_so(
     assert abs(found.probability - compiled.probability) < 0.05
 
 
-def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
+def test_bad_input_to_the_command_is_one_line(
+    model_file, results, tmp_path, archive, monkeypatch
+):
     good = sorted((archive / "low").iterdir())[0]
     clip, _ = soundfile.read(good, dtype="int16")
     slow, stereo = tmp_path / "8k.wav", tmp_path / "stereo.wav"
@@ -292,6 +335,9 @@ def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
     soundfile.write(slow, clip[::2], 8000)
     soundfile.write(stereo, np.stack([clip, clip], 1), 16000)
     corrupt.write_bytes(b"RIFF and nothing else")
+    raw = tmp_path / "clip.raw"
+    raw.write_bytes(clip.tobytes())
+    trained = results / "bifsmn/1"
     data = model_file.read_bytes()
     cut.write_bytes(data[:1000])
     altered.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
@@ -300,12 +346,22 @@ def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
         (["spot", "-m", model_file, stereo], "2 channel"),
         (["spot", "-m", model_file, corrupt], "not a readable sound file"),
         (["spot", "-m", model_file, tmp_path / "no.wav"], "no such file"),
+        (["spot", "-m", model_file, raw], "bifsmn listen"),
+        (["eval", archive, "--protocol", "words"], "--words for an own list"),
         (["spot", "-m", cut, good], "truncated"),
         (["spot", "-m", altered, good], "checksum"),
         (["spot", "-m", tmp_path / "no.bifsmn", good], "no model file"),
         (["spot", "-m", model_file, good, "--depth", "3"], "at depth 2, 1"),
         (["info", good], "not a BiFSMN"),
         (["export", tmp_path, "-o", tmp_path], "not a trained folder"),
+        (
+            ["export", trained, "-o", tmp_path, "--manifest", good],
+            f"{good} is no manifest",
+        ),
+        (
+            ["export", trained, "-o", tmp_path, "--manifest", REPO / "LICENSE"],
+            "it has no column ID, duration",
+        ),
         (["eval", "-m", model_file, tmp_path / "none"], "none"),
         (
             ["eval", "-m", model_file, archive, "--words", "low", "high"],
@@ -317,6 +373,9 @@ def test_bad_input_to_the_command_is_one_line(model_file, tmp_path, archive):
         message = str(stopped.value)
         assert message.startswith("bifsmn: ") and "\n" not in message
         assert words in message, message
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit, match="standard input is closed"):
+        cli.main(["listen"])
 
 
 def test_export_refuses_a_full_precision_network(results, tmp_path):

@@ -21,6 +21,26 @@ static void fail(const char *what, const char *why)
     exit(1);
 }
 
+static double number(const char *text)
+{
+    char *end;
+    const double value = strtod(text, &end);
+    if (end == text || *end)
+        fail(text, "not a number");
+    return value;
+}
+
+static int find_depth(const struct bifsmn_info *info, const char *text)
+{
+    const double wanted = number(text);
+    int i;
+    for (i = 0; i < info->depths; i++)
+        if (info->depth[i] == wanted)
+            return info->depth[i];
+    fail(text, bifsmn_message(BIFSMN_ERROR_DEPTH));
+    return 0;
+}
+
 static size_t read_pcm(int16_t *pcm, size_t samples)
 {
     size_t n;
@@ -64,7 +84,7 @@ int main(int argc, char **argv)
     void *room;
     bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, best;
-    double threshold = argc > 3 ? atof(argv[3]) : 0.7, probability = 0;
+    double threshold = argc > 3 ? number(argv[3]) : 0.7, probability = 0;
     int16_t *pcm;
 
     if (argc < 2)
@@ -75,7 +95,7 @@ int main(int argc, char **argv)
     if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
         fail(argv[1], in ? bifsmn_message(error) : "cannot open");
     bifsmn_info(net, &info);
-    depth = argc > 2 ? atoi(argv[2]) : info.depth[0];
+    depth = argc > 2 ? find_depth(&info, argv[2]) : info.depth[0];
     samples = (size_t)info.samples;
     /* The least that it can tell apart; a window may be no longer. */
     step = (size_t)info.stride * (size_t)info.stride * (size_t)info.hop_length;
@@ -92,12 +112,15 @@ int main(int argc, char **argv)
         if (best >= 0 && probability >= threshold && at >= next[best]) {
             printf("%s %.3f at %.2f s\n", bifsmn_label(net, best), probability,
                    at / info.sample_rate);
-            fflush(stdout);
+            if (fflush(stdout))
+                fail("output", "cannot write");
             next[best] = at + (double)samples;
         }
         memmove(pcm, pcm + step, (samples - step) * sizeof *pcm);
         heard = samples - step + read_pcm(pcm + samples - step, step);
     }
+    if (ferror(stdin))
+        fail("input", "cannot read");
     free(pcm);
     free(room);
     return 0;

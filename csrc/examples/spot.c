@@ -10,6 +10,7 @@
 #include "bifsmn.h"
 
 enum { MOST = 1 << 24 }; /* bytes; what is longer is refused as truncated */
+enum { UNKNOWN = 0x7fff0000 }; /* bytes of data, from who cannot tell */
 enum { SMOOTHED = 4, CLASSES = 1 << 15 };
 static unsigned char model[MOST], wav[MOST];
 static int16_t pcm[MOST]; /* zeros after the recording */
@@ -20,6 +21,26 @@ static void fail(const char *what, const char *why)
 {
     fprintf(stderr, "spot: %s: %s\n", what, why);
     exit(1);
+}
+
+static double number(const char *text)
+{
+    char *end;
+    const double value = strtod(text, &end);
+    if (end == text || *end)
+        fail(text, "not a number");
+    return value;
+}
+
+static int find_depth(const struct bifsmn_info *info, const char *text)
+{
+    const double wanted = number(text);
+    int i;
+    for (i = 0; i < info->depths; i++)
+        if (info->depth[i] == wanted)
+            return info->depth[i];
+    fail(text, bifsmn_message(BIFSMN_ERROR_DEPTH));
+    return 0;
 }
 
 static size_t read_file(const char *name, unsigned char *data)
@@ -41,16 +62,27 @@ static size_t read_wav(const char *name, int rate) /* to pcm: how many */
     if (end < 12 || memcmp(wav, "RIFF", 4) || memcmp(wav + 8, "WAVE", 4))
         fail(name, "not a WAV file");
     for (;; at += 8 + size + size % 2) { /* from chunk to chunk */
-        if (at + 8 > end || (size = u32(wav + at + 4)) > end - at - 8)
+        unsigned char *chunk = wav + at, *format = chunk + 8;
+        if (at + 8 > end)
             fail(name, "the WAV file is truncated, too long or has no data");
-        if (!memcmp(wav + at, "fmt ", 4) && size >= 16) /* PCM, mono; bits */
-            known = u32(wav + at + 8) == 1 + (1 << 16) &&
-                    u32(wav + at + 12) == (size_t)rate && wav[at + 22] == 16;
-        if (!memcmp(wav + at, "data", 4))
+        size = u32(chunk + 4);
+        if (!memcmp(chunk, "data", 4) && size >= UNKNOWN && end < MOST)
+            size = end - at - 8; /* written to a pipe */
+        if (size > end - at - 8)
+            fail(name, "the WAV file is truncated, too long or has no data");
+        if (!memcmp(chunk, "fmt ", 4) && size >= 16) { /* PCM, mono; bits */
+            if (format[0] == 0xFE && format[1] == 0xFF && size >= 40)
+                format[0] = format[24], format[1] = format[25]; /* extensible */
+            known = u32(format) == 1 + (1 << 16) &&
+                    u32(format + 4) == (size_t)rate && format[14] == 16;
+        }
+        if (!memcmp(chunk, "data", 4))
             break;
     }
     if (!known)
         fail(name, "must be 16-bit mono PCM at the model's sample rate");
+    if (size < 2)
+        fail(name, "no samples in it");
     for (i = 0; i < size / 2; i++)
         pcm[i] = (int16_t)(wav[at + 8 + 2 * i] | wav[at + 9 + 2 * i] << 8);
     return size / 2;
@@ -72,8 +104,8 @@ int main(int argc, char **argv)
     if (error || (error = bifsmn_open(model, size, room, bytes, &net)))
         fail(argv[1], bifsmn_message(error));
     bifsmn_info(net, &info);
-    depth = argc > 3 ? atoi(argv[3]) : info.depth[0];
-    threshold = argc > 4 ? atof(argv[4]) : 0.7;
+    depth = argc > 3 ? find_depth(&info, argv[3]) : info.depth[0];
+    threshold = argc > 4 ? number(argv[4]) : 0.7;
     if (!(threshold >= 0 && threshold <= 1))
         fail(argv[4], "a threshold is from 0 to 1");
     last = read_wav(argv[2], info.sample_rate);
@@ -109,5 +141,5 @@ int main(int argc, char **argv)
     printf("%s %.3f at %.2f s\n", best[top], surest[top],
            start[top] / info.sample_rate);
     free(room);
-    return 0;
+    return fflush(stdout) != 0;
 }

@@ -99,7 +99,14 @@ struct bifsmn_info {
     const char *kernels;         /* name of the kernels in use */
 };
 
+#if defined(__cplusplus) && defined(__GNUC__) /* a struct has this name too */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
 BIFSMN_API int bifsmn_info(const bifsmn *net, struct bifsmn_info *info);
+#if defined(__cplusplus) && defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 
 /* Name of a class, UTF-8, inside the file; NULL if there is no such class or
  * net is NULL. */
