@@ -220,8 +220,7 @@ class KeywordBrain(sb.Brain):
                 if distil in targets:
                     loss = loss + distil(logits, features, targets[distil])
                 if distil.source == "deeper":
-                    taught = logits.detach(), [f.detach() for f in features]
-                    targets[distil] = distil.targets(*taught)
+                    targets[distil] = distil.targets(logits, features)
             weight = self.depth_weights[depth]
             if depth != self.depths[0]:
                 weight *= share

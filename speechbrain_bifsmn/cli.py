@@ -66,6 +66,8 @@ def listen(args):
 
     from speechbrain_bifsmn.spotting import Listener, Spotter, window_step
 
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: pipe samples into it")
     spotter = Spotter(args.model, args.depth, threshold=args.threshold)
     listener = Listener(spotter)
     chunk = 2 * window_step(spotter.model.config)

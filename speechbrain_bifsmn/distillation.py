@@ -62,7 +62,7 @@ class Distillation(nn.Module):
         self.weight = weight
 
     def targets(self, logits, features):
-        """What to compare with.
+        """What to compare with; no gradient flows to who teaches.
 
         Arguments
         ---------
@@ -124,6 +124,7 @@ class LogitDistillation(Distillation):
         super().__init__(weight)
         self.temperature = temperature
 
+    @torch.no_grad()
     def targets(self, logits, features):
         """See ``Distillation``: log-posteriors, [batch, classes]."""
         return F.log_softmax(logits.float() / self.temperature, dim=-1)
@@ -140,8 +141,8 @@ class LogitDistillation(Distillation):
 class SubNetworkDistillation(LogitDistillation):
     """Each depth learns from the next deeper one of the same student.
 
-    The loss of ``LogitDistillation``; the deepest depth has no such loss, and
-    no gradient flows to who teaches. Source: Yu and Huang, "Universally
+    The loss of ``LogitDistillation``; the deepest depth has no such loss.
+    Source: Yu and Huang, "Universally
     Slimmable Networks and Improved Training Techniques", ICCV 2019 (in-place
     distillation), with the next deeper path instead of the full one.
 
@@ -208,7 +209,7 @@ def check_norm(norm):
 
 
 def energy(x, norm):
-    """x²/‖x²‖, one row for each clip or one for the batch.
+    """x²/‖x²‖, over each clip or over the batch.
 
     Arguments
     ---------
@@ -219,11 +220,16 @@ def energy(x, norm):
 
     Returns
     -------
-    torch.Tensor, [rows, values]
+    torch.Tensor, [batch, time, channels]
     """
-    rows = 1 if norm == "batch" else len(x)
+    squares = rows_of(x.float().square(), norm)
     # Silence can be all zeros; its energy stays zero.
-    return F.normalize(x.float().square().reshape(rows, -1), dim=1)
+    return F.normalize(squares, dim=1).view(x.shape)
+
+
+def rows_of(x, norm):
+    """One row for each clip or one for the batch, [rows, values]."""
+    return x.reshape(1 if norm == "batch" else len(x), -1)
 
 
 class _EnergyDistance(torch.autograd.Function):
@@ -233,17 +239,16 @@ class _EnergyDistance(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, target):
-        rows = target.shape[0]
-        squares = x.square().reshape(rows, -1)
+    def forward(ctx, x, target, norm):
+        squares, target = rows_of(x.square(), norm), rows_of(target, norm)
         tiny = torch.finfo(x.dtype).tiny
-        norm = torch.linalg.vector_norm(squares, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(squares, dim=1, keepdim=True)
         # Silence can be all zeros; its energy stays zero.
-        norm = norm.clamp(min=tiny)
-        unit = squares / norm
+        length = length.clamp(min=tiny)
+        unit = squares / length
         difference = unit - target
         distance = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
-        scale = distance.clamp(min=tiny) * norm * rows
+        scale = distance.clamp(min=tiny) * length * len(squares)
         # Both may be tiny: their product must not be 0.
         ctx.save_for_backward(x, unit, difference, scale.clamp(min=tiny))
         return distance.mean()
@@ -253,25 +258,47 @@ class _EnergyDistance(torch.autograd.Function):
         x, unit, difference, scale = ctx.saved_tensors
         along = (unit * difference).sum(1, keepdim=True)
         slope = (difference - along * unit) * (grad / scale)
-        return 2 * x * slope.view_as(x), None
+        return 2 * x * slope.view_as(x), None, None
 
 
-def energy_distance(x, target):
+def energy_distance(x, target, norm):
     """‖ x²/‖x²‖ - target ‖₂ of each row, mean over rows, a scalar.
 
     Arguments
     ---------
     x : torch.Tensor, [batch, time, channels]
         Features.
-    target : torch.Tensor, [rows, values]
-        ``energy`` of others, which says whether a row is a clip or the batch.
+    target : torch.Tensor, [batch, time, channels]
+        ``energy`` of others.
+    norm : str
+        The same as of that one: a row is a clip or the batch.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Raises
+    ------
+    ValueError
+        If their shapes differ.
     """
-    return _EnergyDistance.apply(x.float(), target)
+    check_shapes(x, target)
+    return _EnergyDistance.apply(x.float(), target, norm)
 
 
-def distance(ours, theirs):
-    """‖ours - theirs‖₂ of each row, mean over rows, a scalar."""
-    return (ours - theirs).norm(dim=1).mean()
+def check_shapes(ours, theirs):
+    """Refuse to compare a layer with one of another shape.
+
+    Raises
+    ------
+    ValueError
+    """
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"a layer of {list(ours.shape)} cannot learn from one of "
+            f"{list(theirs.shape)}: losses that compare layers need teachers "
+            "with as many frames and channels"
+        )
 
 
 class HED(Distillation):
@@ -309,6 +336,7 @@ class HED(Distillation):
         self.levels = levels
         self.norm = norm
 
+    @torch.no_grad()
     def targets(self, logits, features):
         """See ``Distillation``: enhanced energies of every teacher layer."""
         return [energy(self.enhance(f.float()), self.norm) for f in features]
@@ -322,7 +350,7 @@ class HED(Distillation):
         """See ``Distillation``."""
         layers = taught_layers(features, targets)
         return self.weight * sum(
-            energy_distance(ours, targets[layer])
+            energy_distance(ours, targets[layer], self.norm)
             for ours, layer in zip(features, layers, strict=True)
         )
 
@@ -368,13 +396,14 @@ class FID(Distillation):
         self.levels = levels
         self.norm = norm
 
+    @torch.no_grad()
     def targets(self, logits, features):
         """See ``Distillation``: logits, and energies of both bands."""
         bands = [
             [energy(band, self.norm) for band in self._bands(f)]
             for f in features
         ]
-        return logits.float(), bands
+        return logits.detach().float(), bands
 
     def forward(self, logits, features, targets):
         """See ``Distillation``."""
@@ -386,7 +415,7 @@ class FID(Distillation):
             for band, target in zip(
                 self._bands(ours), bands[layer], strict=True
             ):
-                total = total + energy_distance(band, target)
+                total = total + energy_distance(band, target, self.norm)
         return self.weight * total
 
     def _bands(self, x):
@@ -420,6 +449,7 @@ class AttentionTransfer(Distillation):
     def __init__(self, weight=0.1):
         super().__init__(weight)
 
+    @torch.no_grad()
     def targets(self, logits, features):
         """See ``Distillation``: attention of every layer, [batch, time]."""
         return [self._attention(f) for f in features]
@@ -428,9 +458,13 @@ class AttentionTransfer(Distillation):
         """See ``Distillation``."""
         layers = taught_layers(features, targets)
         return self.weight * sum(
-            distance(self._attention(ours), targets[layer])
+            self._distance(self._attention(ours), targets[layer])
             for ours, layer in zip(features, layers, strict=True)
         )
+
+    def _distance(self, ours, theirs):
+        check_shapes(ours, theirs)
+        return (ours - theirs).norm(dim=1).mean()
 
     def _attention(self, x):
         return F.normalize(x.float().square().sum(2), dim=1)

@@ -152,7 +152,7 @@ class KeywordSpotter(Pretrained):
         ValueError
             If ``hyperparams.yaml`` does not describe a network, or the
             checkpoint is damaged, of another network, or holds anything but
-            weights.
+            weights. Errors are SpeechBrain's own where arguments are given.
         """
         source = trained_folder(source)
         weights = source / "model.ckpt"
@@ -166,16 +166,16 @@ class KeywordSpotter(Pretrained):
                 f"{weights} holds the weights of another network: "
                 f"{_line(error)}"
             ) from error
-        except KeyError as error:
-            raise ValueError(
-                f"{source / 'hyperparams.yaml'} has no key {error}"
-            ) from error
         except (
-            *(YAMLError, TypeError, ValueError),
+            *(KeyError, YAMLError, TypeError, ValueError),
             *(AttributeError, ImportError),
         ) as error:
+            if kwargs:
+                raise  # It may be theirs.
+            missing = isinstance(error, KeyError)
             raise ValueError(
-                f"{source / 'hyperparams.yaml'}: {_line(error)}"
+                f"{source / 'hyperparams.yaml'}"
+                + (f" has no key {error}" if missing else f": {_line(error)}")
             ) from error
         # SpeechBrain only warns of weights that are missing or left over.
         load_weights(weights, spotter.hparams.model)

@@ -109,7 +109,8 @@ def pad(x, sides, value):
     """
     if not torch.is_tensor(value):
         return F.pad(x, sides, value=value)
-    if torch.is_grad_enabled():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.is_grad_enabled() and not traced:
         return _Pad.apply(x, sides, value)
     # Tracers take no value out of a tensor; nothing is rounded here.
     outside = F.pad(torch.zeros_like(x), sides, value=1.0)
@@ -200,6 +201,13 @@ class Linear(_Layer):
             channels=channels or inputs,
             kind=kind,
         )
+
+    def quantized_input(self, x):
+        """See ``_Layer``; channels are the last axis of any number."""
+        if x.dim() != 4:
+            return super().quantized_input(x)
+        # Of four axes binarizers take the second.
+        return super().quantized_input(x.flatten(0, -2)).view(x.shape)
 
     def forward(self, x):
         """Map [..., inputs] to [..., outputs]."""
@@ -325,7 +333,9 @@ def integer_weights(weight, bits):
     """
     top = 2 ** (bits - 1) - 1
     largest = weight.detach().abs().flatten(1).amax(1)
-    scale = (largest / top).clamp(min=torch.finfo(torch.float32).tiny)
+    # Tiny in the weight's type, and on a device, which has float32.
+    tiny = max(torch.finfo(t).tiny for t in (weight.dtype, torch.float32))
+    scale = (largest / top).clamp(min=tiny)
     scale = scale.view(-1, *[1] * (weight.dim() - 1))
     return _RoundThrough.apply(weight / scale), scale
 
@@ -535,7 +545,9 @@ class PerDepth(nn.ModuleDict):
     def forward(self, x, depth):
         """Map [batch, time, channels] to the same shape."""
         norm = self.at(depth)
-        if not self.training or self.deepest is None:
+        # A norm may be frozen while all else trains.
+        trains = self.training and norm.norm.training
+        if not trains or self.deepest is None:
             return norm(x)
         if depth != self.deepest:
             return norm(x, self.statistics)

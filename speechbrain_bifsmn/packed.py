@@ -6,7 +6,8 @@ servers; a device runs the file that ``bifsmn export`` writes.
 
 The outputs are those of the layers in eval mode within float rounding. The
 sums themselves are exact: one of zero is zero, where a float sum may be off to
-either side, which shows if a sign follows with no norm between.
+either side, which shows if a sign follows with no norm between, or one that has
+seen no data yet.
 """
 
 import copy
@@ -40,7 +41,8 @@ def pack(model):
     Every ``Linear``, ``Conv2d`` and ``Memory`` of ``layers`` with both
     binarizers is replaced, wherever it is. ``NormPReLU`` becomes one pass, and
     the integer layers keep their rounded weights. All else is copied as it is,
-    also layers with the binarizer "as-released", which is not 1-bit.
+    also subclasses of these, layers with forward hooks, and those with the
+    binarizer "as-released", which is not 1-bit.
 
     The copy is in eval mode and cannot be trained: no gradient passes through
     a packed layer. Those layers take float32 tensors on a CPU, any number of
@@ -61,8 +63,10 @@ def pack(model):
     Raises
     ------
     ValueError
-        Naming the first layer whose weights have more than one magnitude for
-        an output channel, or if BIFSMN_KERNEL names no kernels.
+        Naming the first layer that is not float32, whose weights have more
+        than one magnitude for an output channel, or whose activations are not
+        those that their binarizer folds to; or if BIFSMN_KERNEL names no
+        kernels.
     ImportError
         If the compiled core was not built.
 
@@ -142,6 +146,14 @@ _opening = threading.Lock()
 
 def _packed(name, layer):
     """What stands for a layer in the copy, or None."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    types = {p.dtype for p in layer.parameters()}
+    if type(layer) in {*OTHERS, *PACKED} and types - {torch.float32}:
+        raise ValueError(
+            f"{name or type(layer).__name__} is of {types.pop()}, and packed "
+            "layers of float32: call .float() on the model first"
+        )
     if type(layer) in OTHERS:
         return OTHERS[type(layer)](name, layer)
     if type(layer) not in PACKED:
@@ -154,7 +166,7 @@ def _packed(name, layer):
     return PACKED[type(layer)](name, layer)
 
 
-def _check(name, layer):
+def _check(name, layer, inputs):
     """Raise ValueError if a layer is not what its bits would be."""
     magnitudes = layer.quantized_weight().abs().flatten(1)
     spread = (magnitudes != magnitudes[:, :1]).any(1)
@@ -163,7 +175,15 @@ def _check(name, layer):
             f"{name} is not 1-bit: output channel {int(spread.nonzero()[0])} "
             "has weights of more than one magnitude"
         )
-    inside = layer.activation_quantizer.fold().padding
+    planes = layer.activation_quantizer.fold()
+    x = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0))
+    x = x.to(layer.weight)
+    if not torch.allclose(layer.quantized_input(x), planes.values(x)):
+        raise ValueError(
+            f"{name} is not 1-bit: its activations are not those of the bits "
+            "that its binarizer folds to"
+        )
+    inside = planes.padding
     if abs(layer.padding_value - inside) > 1e-6 * max(1, abs(inside)):
         raise ValueError(
             f"{name} is not 1-bit: it is padded with {layer.padding_value:g}, "
@@ -183,6 +203,10 @@ class _Packed(nn.Module):
 
     def _ready(self, x, dim, channels, wanted):
         """The input as C takes it; of any number of axes, if dim is 0."""
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "a packed model cannot be traced: what runs in C leaves none"
+            )
         if (
             x.dtype is torch.float32
             and x.is_cpu
@@ -247,7 +271,7 @@ class _PackedLayer(_Packed):
     @torch.no_grad()
     def __init__(self, name, layer, inputs, **sizes):
         super().__init__()
-        _check(name or type(layer).__name__, layer)
+        _check(name or type(layer).__name__, layer, inputs)
         planes = layer.activation_quantizer.fold()
         signs, scale = layer.weight_quantizer.fold(layer.weight)
         signs, scale = signs.cpu(), scale.cpu().double()

@@ -1,5 +1,6 @@
 """Keywords with an exported model file: PCM in, keyword out."""
 
+import operator
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ class Spotter:
             self.engine = engine(data)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
-        self.depth = self.model.depths[0] if depth is None else depth
+        deepest = self.model.depths[0]
+        self.depth = deepest if depth is None else operator.index(depth)
         if self.depth not in self.model.depths:
             raise ValueError(
                 f"no depth {depth}: this model runs at depth "
@@ -199,7 +201,17 @@ class Listener:
         -------
         list of Spotted
             The keywords heard meanwhile; starts count from the first sample.
+
+        Raises
+        ------
+        ValueError
+            If these are no such samples; then nothing was heard of them.
         """
+        pcm = np.asarray(pcm)
+        if pcm.dtype != np.int16 or pcm.ndim != 1:
+            raise ValueError(
+                f"pcm must be int16 [n], not {pcm.dtype} {list(pcm.shape)}"
+            )
         spotter, model = self.spotter, self.spotter.model
         config, keywords = model.config, is_keyword(model.labels)
         step = window_step(config)

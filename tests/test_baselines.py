@@ -23,6 +23,7 @@ from speechbrain_bifsmn.lobes.bcresnet import (
 )
 from speechbrain_bifsmn.lobes.dscnn import DSCNN, dct
 from tests.recipe import REPO, load_train
+from tests.tiny import tiny_bifsmn
 
 
 def parameters(model):
@@ -170,6 +171,8 @@ def test_int8_sums_do_not_saturate(tmp_path):
     model.weight.fill_(1.0)
     x = torch.ones(1, 8, 12, 12)
     export_onnx(model.eval(), x, tmp_path / "fp32.onnx")
+    with pytest.raises(ValueError, match="no 1-bit layers"):
+        export_onnx(tiny_bifsmn(), x, tmp_path / "binary.onnx")
     quantize_onnx(tmp_path / "fp32.onnx", x.numpy(), tmp_path / "int8.onnx")
     y = OnnxNetwork(tmp_path / "int8.onnx").logits(x.numpy())
     assert np.allclose(y, model(x).numpy(), rtol=0.02)

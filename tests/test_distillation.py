@@ -64,16 +64,17 @@ def test_hed_is_its_formula_and_picks_the_teacher_layers(norm):
     assert torch.allclose(loss, 0.5 * expected)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_the_gradient_of_energies_is_autograds(rows):
+@pytest.mark.parametrize("norm", ["batch", "utterance"])
+def test_the_gradient_of_energies_is_autograds(norm):
     torch.manual_seed(0)
     x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    rows = 1 if norm == "batch" else 3
     target = torch.nn.functional.normalize(
         torch.rand(rows, 60 // rows).double()
     )
 
     def ours(x):
-        return _EnergyDistance.apply(x, target)
+        return _EnergyDistance.apply(x, target.view(x.shape), norm)
 
     assert torch.autograd.gradcheck(ours, x)
     squares = x.square().reshape(rows, -1)
@@ -176,6 +177,28 @@ def test_layers_that_nobody_teaches_are_refused(loss):
         targets = loss.targets(logits, random_features(theirs))
         with pytest.raises(ValueError, match=f"{ours} layers .* from {theirs}"):
             loss(logits, random_features(ours), targets)
+
+
+@pytest.mark.parametrize("loss", [HED, FID, AttentionTransfer])
+def test_layers_of_other_shapes_are_refused(loss):
+    loss, logits = loss(), torch.zeros(2, 4)
+    targets = loss.targets(logits, [torch.randn(2, 8, 4)])
+    with pytest.raises(ValueError, match="as many frames and channels"):
+        loss(logits, [torch.randn(2, 4, 8)], targets)
+
+
+@pytest.mark.parametrize(
+    "loss", [HED, FID, AttentionTransfer, LogitDistillation]
+)
+def test_who_teaches_learns_nothing(loss):
+    loss, learners = loss(), []
+    for _ in range(2):
+        logits = torch.randn(3, 4, requires_grad=True)
+        learners.append((logits, random_features(2)))
+        learners[-1][1][0].requires_grad_()
+    loss(*learners[0], loss.targets(*learners[1])).backward()
+    gradients = [(x.grad, f[0].grad) for x, f in learners]
+    assert gradients[0] != (None, None) and gradients[1] == (None, None)
 
 
 def test_thin_paths_learn_from_the_next_deeper_one():

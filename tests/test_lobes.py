@@ -4,6 +4,7 @@ import copy
 import doctest
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,13 +89,16 @@ def test_a_learned_padding_gets_its_gradient(layer, shape):
     assert torch.allclose(degree, (y * upstream).sum())
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", ["reactnet", "bifsmnv2", "lsq"])
 def test_a_network_can_be_traced_for_other_runtimes(name):
     model = tiny_bifsmn(weight_quantizer=name, activation_quantizer=name).eval()
     feats = torch.randn(2, model.frames, model.n_mels)
-    with torch.no_grad():
-        traced = torch.export.export(model, (feats,)).module()
-        assert torch.equal(traced(feats), model(feats))
+    expected = model(feats)
+    traced = torch.export.export(model, (feats,)).module()
+    torch.testing.assert_close(traced(feats), expected)
+    traced = torch.jit.trace(model, feats, check_trace=False)
+    torch.testing.assert_close(traced(feats), expected)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,10 @@ def test_wrong_depth_shape_and_settings_are_named(network):
         DFSMN(depths=[2, 4])
     with pytest.raises(ValueError, match="no norm called norm9"):
         DFSMN(private=["norm9"])
+    feats = torch.randn(2, network.frames, network.n_mels)
+    assert torch.equal(
+        network(feats, depth=np.int64(2)), network(feats, depth=2)
+    )
 
 
 def test_student_starts_from_the_teacher():
@@ -154,6 +162,7 @@ def test_student_starts_from_the_teacher():
     student = BiFSMN(**sizes, layers=4, depths=[4, 2], private=["pointwise2"])
     student.copy_weights(teacher)
     assert torch.equal(student.conv2.weight, teacher.conv2.weight)
+    before = copy.deepcopy(student.state_dict())
     theirs = teacher.blocks[1].norm2["shared"].norm.bias
     for depth in ("4", "2"):
         assert torch.equal(student.blocks[1].norm2[depth].norm.bias, theirs)
@@ -180,6 +189,8 @@ def test_student_starts_from_the_teacher():
     )
     with pytest.raises(ValueError, match="slope does not match"):
         student.copy_weights(other)
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_thinner_depths_share_weights_but_not_private_norms():
@@ -220,6 +231,20 @@ def test_no_step_is_normalised_by_the_statistics_of_an_earlier_one():
         network(feats, depth=[5, 3])[3] for network in (fresh, model)
     )
     assert torch.equal(got, expected)
+
+
+def test_frozen_norms_stay_frozen_at_every_depth():
+    torch.manual_seed(0)
+    model = DFSMN(channels=16, layers=4, depths=[4, 2], private=[])
+    feats = torch.randn(16, 32, 32)
+    model(feats, depth=[4, 2])
+    expected = model.eval()(3 * feats, depth=[4, 2])
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.eval()
+    for depth, (logits, _) in model(3 * feats, depth=[4, 2]).items():
+        assert torch.equal(logits, expected[depth][0]), depth
 
 
 def test_layers_that_no_depth_runs_are_not_trained():

@@ -20,7 +20,7 @@ from speechbrain_bifsmn.packed import (
     _library,
     pack,
 )
-from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS
+from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, sign
 from tests.test_native import CSRC, FLAGS
 from tests.tiny import tiny_bifsmn
 
@@ -115,7 +115,7 @@ def test_integers_are_exact(monkeypatch, kernel):
         with torch.no_grad():
             sums = layer.double()(x.double())
             expected = sums / layer.quantized_weight().abs().max()
-            packed = pack(layer)
+            packed = pack(layer.float())
             packed.scale.fill_(1)
             assert torch.equal(packed(x).double(), expected.round())
 
@@ -138,6 +138,11 @@ def test_shapes_at_their_ends():
     check(Linear(2000, 3, "bnn", "bifsmnv2"), torch.randn(2, 2000))
     check(Linear(3, 2000, "bnn", "bnn"), torch.randn(70, 3))
     check(Linear(70, 9, "bnn", "bnn"), torch.randn(0, 4, 70))
+    for name in ("reactnet", "bnn", "fda"):
+        linear = lived_in(Linear(7, 9, "bnn", name))
+        x = torch.randn(2, 7, 5, 7)
+        check(linear, x)
+        assert torch.equal(linear(x), linear(x[:, :, None])[:, :, 0])
     check(Conv2d(1, 1, 1, 1, "bnn", "bnn"), torch.randn(1, 1, 1, 1))
     check(Conv2d(33, 5, 3, 2, "bnn", "bifsmnv2"), torch.randn(1, 33, 70, 200))
     check(Conv2d(2, 3, 9, 2, "bnn", "bnn"), torch.randn(3, 2, 3, 2))
@@ -292,6 +297,8 @@ def test_it_only_runs():
     with pytest.raises(RuntimeError, match="cannot be trained"):
         packed.train()
     packed.eval()
+    with pytest.raises(RuntimeError, match="cannot be traced"):
+        torch.jit.trace(packed, torch.randn(2, 6))
     assert packed.double()(torch.randn(2, 6)).dtype is torch.float32
 
 
@@ -300,6 +307,26 @@ def test_weights_of_two_magnitudes_are_named():
     model[1].weight_quantizer.forward = lambda weight: weight
     with pytest.raises(ValueError, match="1 is not 1-bit: output channel 0"):
         pack(model)
+
+
+def test_inputs_that_fold_to_others_are_named():
+    model = nn.Sequential(Linear(6, 4, "bnn", "bnn"))
+    model[0].activation_quantizer.forward = lambda x: sign(x - 0.5)
+    with pytest.raises(ValueError, match="0 is not 1-bit: its activations"):
+        pack(model)
+
+
+def test_other_types_are_named():
+    with pytest.raises(ValueError, match="1 is of torch.float64.*float()"):
+        pack(nn.Sequential(nn.ReLU(), NormPReLU(6)).double())
+
+
+def test_layers_with_hooks_stay(own):
+    calls = []
+    own[6].register_forward_hook(lambda *call: calls.append(call))
+    packed = pack(own)
+    packed(torch.randn(2, 20))
+    assert type(packed[6]) is Linear and len(calls) == 1
 
 
 def test_padding_with_a_third_value_is_named():

@@ -313,16 +313,22 @@ def test_rprelu_folds_to_what_it_computes(slope):
 
 def test_a_loop_of_ones_own_advances_schedules_and_frees_graphs():
     model = tiny_bifsmn(weight_quantizer="irnet", activation_quantizer="rad")
+    model.train()
     for _ in range(3):
         for _ in range(10):
             model(torch.randn(2, 32, 20)).sum().backward()
         copy.deepcopy(model)
+    # Those of the steps before have no graph any more.
+    assert auxiliary_loss(model) == 0
+    model(torch.randn(2, 32, 20))
     loss = auxiliary_loss(model)
     loss.backward()
     assert loss > 0 and auxiliary_loss(model) == 0
     before = model.conv2.weight_quantizer.ede.t
     set_progress(model, 0.5)
     assert model.conv2.weight_quantizer.ede.t > before
+    with pytest.raises(ValueError, match="from 0 to 1, not 2"):
+        set_progress(model, 2)
 
 
 @pytest.mark.parametrize("method", ["irnet", "recu"])

@@ -43,6 +43,12 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
     """
     try:
         info = soundfile.info(str(path), verbose=True)
+    except TypeError:
+        # What soundfile makes of a name in .raw.
+        raise DataError(
+            f"{path}: samples without a header are for `bifsmn listen`; "
+            "convert them to a WAV"
+        ) from None
     except soundfile.LibsndfileError as error:
         if not Path(path).exists():
             raise DataError(f"{path}: there is no such file") from None

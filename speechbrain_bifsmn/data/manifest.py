@@ -4,6 +4,10 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_bifsmn.data.audio import DataError
+
+COLUMNS = "ID", "duration", "wav", "start", "stop", "label"
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -41,9 +45,25 @@ def read_manifest(path):
     list of dict of str to str
         With ``ID``, ``duration`` (seconds), ``wav``, ``start`` and ``stop``
         (samples), ``label``.
+
+    Raises
+    ------
+    DataError
+        If the file is no manifest.
     """
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            columns, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no manifest: {error}") from None
+    missing = [column for column in COLUMNS if column not in columns]
+    if missing:
+        raise DataError(
+            f"{path} is no manifest as prepare.py writes them: it has no "
+            f"column {', '.join(missing)}"
+        )
+    return rows
 
 
 def read_labels(path):

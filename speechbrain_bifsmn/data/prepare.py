@@ -201,9 +201,7 @@ def prepare_speech_commands(
     )
     manifests["train"] += generated
     counts["train"] = _count("train", manifests["train"], protocol)
-    manifests["noise"] = _noise(
-        manifests["train"], noises, silence_percentage
-    )
+    manifests["noise"] = _noise(manifests["train"], noises, silence_percentage)
     files = sorted({clip.path for clip in generated})
     _write(save_folder, manifests, protocol, asked, counts, files)
 

@@ -144,8 +144,7 @@ def get_protocol(name, words=None):
         if name not in PROTOCOLS:
             raise DataError(
                 f"there is no protocol {name!r}; there are "
-                f"{', '.join(PROTOCOLS)}, and own lists with --protocol=words "
-                "and --words"
+                f"{', '.join(PROTOCOLS)}, and --words for an own list"
             )
         return PROTOCOLS[name]
     if name != "words":

@@ -528,7 +528,8 @@ def _smallest(array, dtypes, tag):
         if dtype == BITS:
             ok = array.dtype == bool
         elif dtype == I4:
-            ok = np.abs(array).max() <= 7
+            # abs(-128) is -128 in 8 bits.
+            ok = array.min() >= -7 and array.max() <= 7
         else:
             ok = (array.astype(PLAIN[dtype]) == array).all()
         if ok:

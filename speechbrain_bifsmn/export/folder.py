@@ -210,12 +210,6 @@ def check_labels(labels, rows, manifest):
                 "there twice; give every class a name of its own"
             )
     for row in rows:
-        missing = {"wav", "start", "stop", "label"} - row.keys()
-        if missing:
-            raise ExportError(
-                f"{manifest} has no column {', '.join(sorted(missing))}: give "
-                "a manifest written by prepare.py"
-            )
         if row["label"] not in labels:
             raise ExportError(
                 f"{manifest} has the label {row['label']!r}, the network only "

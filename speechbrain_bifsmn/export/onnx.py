@@ -19,6 +19,7 @@ from speechbrain_bifsmn.evaluation import protocol_labels
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.metrics import summarize
+from speechbrain_bifsmn.quantizers import quantizers_of
 
 try:
     import onnx
@@ -100,7 +101,16 @@ def export_onnx(model, example, path):
         An input; every later one has its shape.
     path : str or Path
         File to write.
+
+    Raises
+    ------
+    ValueError
+        If the network is binary.
     """
+    if quantizers_of(model):
+        raise ValueError(
+            "ONNX has no 1-bit layers: `bifsmn export` writes a binary network"
+        )
     program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
     _save(program.model_proto, path)
 

@@ -130,8 +130,10 @@ class LogMel(nn.Module):
         windows = padded.unfold(-1, self.win_length, self.hop_length)
         # FFT and logarithm in full precision, also under autocast.
         with torch.autocast(wavs.device.type, enabled=False):
-            spectrum = torch.fft.rfft(windows * self.window, self.n_fft)
+            wide = torch.promote_types(self.window.dtype, torch.float32)
+            windows = windows * self.window.to(wide)
+            spectrum = torch.fft.rfft(windows, self.n_fft)
             power = spectrum.real.square() + spectrum.imag.square()
-            mel = power @ self.filters
+            mel = power @ self.filters.to(wide)
             level = 10 * mel.clamp(min=self.floor).log10()
-        return (level + self.offset) / self.scale
+        return ((level + self.offset) / self.scale).to(self.window.dtype)

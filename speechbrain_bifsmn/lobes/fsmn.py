@@ -13,6 +13,7 @@ IJCAI 2022 (arXiv 2202.06483), for the layout and the thinnable architecture.
 """
 
 import copy
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -302,7 +303,7 @@ class DFSMN(nn.Module):
         ValueError
             If the network has no such depth, or x has another shape.
         """
-        single = depth is None or isinstance(depth, int)
+        single = depth is None or isinstance(depth, Integral)
         if single:
             depth = self.depths[0] if depth is None else depth
         asked = [depth] if single else depth
@@ -393,7 +394,7 @@ class DFSMN(nn.Module):
                 f"dilation are {teacher._context()} there and "
                 f"{self._context()} here"
             )
-        theirs = dict(teacher.state_dict())
+        theirs, copies = dict(teacher.state_dict()), []
         for name, ours in self.state_dict().items():
             parts = name.split(".")
             if "_quantizer." in name or parts[-1] in ("before", "after"):
@@ -419,6 +420,9 @@ class DFSMN(nn.Module):
                     "but for the expansion, which may be larger, teacher and "
                     "student must have the same sizes"
                 )
+            copies.append((ours, value))
+        # Once all match: half a teacher is none.
+        for ours, value in copies:
             ours.copy_(value)
 
     def _context(self):

@@ -1,5 +1,7 @@
 """What networks of one depth share: DFSMN's interface."""
 
+from numbers import Integral
+
 from torch import nn
 
 from speechbrain_bifsmn.layers import check_input
@@ -49,7 +51,7 @@ class SingleDepth(nn.Module):
         ValueError
             If the network has no such depth, or x has another shape.
         """
-        single = depth is None or isinstance(depth, int)
+        single = depth is None or isinstance(depth, Integral)
         asked = self.depths if depth is None else [depth] if single else depth
         check_input(self, x, asked)
         logits = self.logits(x)

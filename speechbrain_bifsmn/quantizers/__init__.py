@@ -126,7 +126,14 @@ def set_progress(model, fraction):
     model : nn.Module
     fraction : float
         How much of training is over, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is none.
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"progress is a fraction from 0 to 1, not {fraction}")
     for quantizer in quantizers_of(model):
         quantizer.set_progress(fraction)
 

@@ -157,9 +157,17 @@ class RADActivation(SignActivation):
 
     def forward(self, x):
         """See ``ActivationQuantizer``."""
-        if self.training and torch.is_grad_enabled():
+        # A single value of a channel has no deviation.
+        several = x.numel() > self.channels
+        if self.training and torch.is_grad_enabled() and several:
             self._losses.append(self.distribution_loss(x))
+            if x.requires_grad:
+                x.register_hook(self._forget)
         return surrogate_sign(x)
+
+    def _forget(self, grad):
+        # A step that went backward without these losses has freed their graph.
+        self._losses.clear()
 
     def distribution_loss(self, x):
         """The loss of one call, without λ, a scalar."""
@@ -232,7 +240,8 @@ class DualScaleActivation(ActivationQuantizer):
 
     forward: b1 + σ·b2 - θ2, with b1 = sign(x - θ0), b2 = sign(x - b1 - θ1);
     σ = mean|x - b1 - θ1| as a running mean over training, a multiple of 1/64.
-    gradient: each sign that of ``LPBSign``, α of its own; also to θ0, θ1, θ2.
+    gradient: each sign that of ``LPBSign``, α of its own; also to θ0, θ1 and,
+    but for padding, θ2.
     folds to: two bit planes; b2 has three thresholds, θ1 - 1, θ0 and θ1 + 1.
     source: Qin et al., "BiFSMNv2", 2022 (arXiv 2211.06987). The authors take σ
     over time for each clip, which looks ahead and cannot be factored out of a

@@ -103,7 +103,7 @@ def surrogate_sign(x, backward=clip_gradient):
     """
     if torch.is_grad_enabled():
         return _SurrogateSign.apply(x, backward)
-    # Without gradients plain operations, which every exporter understands.
+    # Without gradients plain operations, which torch.export understands.
     return sign(x)
 
 

@@ -7,6 +7,7 @@ step. This is the same, and ``LSQActivation``, forward and backward, as loops.
 import numba
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 # Sums may be reordered, so that they vectorize; inf and nan stay what they are.
 _FAST = {"contract", "nsz", "reassoc"}
@@ -96,6 +97,7 @@ def can_fuse(x):
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
     )
 
 
@@ -154,6 +156,7 @@ class DualScale(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         """See the class."""
         x, shift, alpha = ctx.saved_tensors
@@ -198,6 +201,7 @@ class FourLevels(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         """See the class."""
         x, shift, step = ctx.saved_tensors
