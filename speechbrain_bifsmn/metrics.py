@@ -55,19 +55,22 @@ def _percent(part, whole):
     return round(100.0 * int(part) / int(whole), 3) if whole else None
 
 
-def paired_bootstrap(first, second, resamples=10000, seed=0):
+def paired_bootstrap(first, second, speakers, resamples=10000, seed=0):
     """Difference of two networks' accuracies, with a 95 % interval.
 
-    Test clips are drawn anew, with replacement and the same ones for both
-    networks; over a network's seeds its score on a clip is averaged. So the
-    interval tells how the difference varies with the test clips, for these
-    trained networks. Percentile interval, Efron & Tibshirani, An Introduction
-    to the Bootstrap, 1993, chapter 13.
+    Speakers are drawn anew, with replacement and the same ones for both
+    networks, each with all clips of theirs, which are not independent; over a
+    network's seeds its score on a clip is averaged. So the interval tells how
+    the difference varies with the test speakers, for these trained networks.
+    Percentile interval, Efron & Tibshirani, An Introduction to the Bootstrap,
+    1993, chapters 8 and 13.
 
     Arguments
     ---------
     first, second : array of bool, [seeds, clips]
         Whether each clip was recognised; the clips are the same.
+    speakers : sequence, [clips]
+        Who speaks in each clip.
     resamples : int
         Number of draws.
     seed : int
@@ -81,13 +84,16 @@ def paired_bootstrap(first, second, resamples=10000, seed=0):
 
     Example
     -------
-    >>> paired_bootstrap([[True, False]], [[True, False]])
+    >>> paired_bootstrap([[True, False]], [[True, False]], ["ann", "bob"])
     (0.0, 0.0, 0.0)
     """
     gain = 100 * (np.mean(first, axis=0) - np.mean(second, axis=0))
     rng = np.random.default_rng(seed)
-    n = len(gain)
-    means = [gain[rng.integers(n, size=n)].mean() for _ in range(resamples)]
+    _, who = np.unique(speakers, return_inverse=True)
+    counts, sums = np.bincount(who), np.bincount(who, gain)
+    n = len(counts)
+    drawn = (rng.integers(n, size=n) for _ in range(resamples))
+    means = [sums[i].sum() / counts[i].sum() for i in drawn]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(gain.mean()), float(low), float(high)
 

@@ -19,13 +19,25 @@ def test_the_bootstrap_finds_a_known_difference():
     easy = rng.random(2000)
     better = easy < 0.90 + rng.normal(0, 0.01, (3, 2000))
     worse = easy < 0.86 + rng.normal(0, 0.01, (3, 2000))
-    difference, low, high = paired_bootstrap(better, worse)
+    clips = range(2000)
+    difference, low, high = paired_bootstrap(better, worse, clips)
     assert low < 4 < high and low < difference < high
     # Paired: far less than the ±2 points of two independent test sets.
     assert high - low < 2
-    mirrored = paired_bootstrap(worse, better)
+    mirrored = paired_bootstrap(worse, better, clips)
     assert mirrored == pytest.approx((-difference, -high, -low))
-    assert paired_bootstrap(better, better) == (0, 0, 0)
+    assert paired_bootstrap(better, better, clips) == (0, 0, 0)
+
+
+def test_the_bootstrap_draws_speakers_with_all_their_clips():
+    """Ten clips each that agree: a standard error of √10 times as much."""
+    rng = np.random.default_rng(2)
+    first = np.repeat(rng.random((1, 400)) < 0.8, 10, axis=1)
+    speakers = np.repeat(np.arange(400), 10)
+    second = np.ones_like(first)
+    _, low, high = paired_bootstrap(first, second, speakers)
+    error = 100 * first.std() / 400**0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.05)
 
 
 def test_the_bootstrap_averages_seeds_not_networks():
@@ -33,7 +45,7 @@ def test_the_bootstrap_averages_seeds_not_networks():
     rng = np.random.default_rng(1)
     first = rng.random((3, 1000)) < 0.8
     second = np.ones((1, 1000), bool)
-    difference, low, high = paired_bootstrap(first, second)
+    difference, low, high = paired_bootstrap(first, second, range(1000))
     assert difference == pytest.approx(100 * first.mean() - 100)
     error = 100 * first.mean(0).std() / 1000**0.5
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.05)

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from predictions import SHARED
 
-from speechbrain_bifsmn.data.protocols import SILENCE
+from speechbrain_bifsmn.data.protocols import SILENCE, speaker_of
 from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
 
 # The row that is compared with every other, and those rows that it is compared
@@ -145,6 +145,7 @@ def differences(networks, cells):
         ``difference``, ``low`` and ``high``, percentage points.
     """
     table = []
+    clips = next(iter(cells[next(iter(cells))].values()))["clips"]
     for (best, ours), (name, theirs) in product(networks.items(), repeat=2):
         seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
         if ours["row"] != BEST or theirs["row"] == BEST or not seeds:
@@ -155,6 +156,7 @@ def differences(networks, cells):
             difference, low, high = paired_bootstrap(
                 correct(cells, ours, seeds, depth),
                 correct(cells, theirs, seeds, deepest),
+                [speaker_of(clip) for clip in clips],
             )
             table.append(
                 {
@@ -229,7 +231,7 @@ def markdown(report):
         lines += [
             "",
             "Differences in percentage points, with 95 % intervals of a paired "
-            "bootstrap over the test clips, seeds averaged.",
+            "bootstrap over the test speakers, seeds averaged.",
             "",
             "| network | depth | minus | depth | difference | interval |",
             "|---|--:|---|--:|--:|--:|",

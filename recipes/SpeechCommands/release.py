@@ -69,9 +69,9 @@ Recall at depth {deepest}:
 
 ![confusion matrix](confusion.png)
 
-The test clips one after the other without a pause, a word a second, heard as
-`bifsmn listen` hears, with its threshold of {threshold}, which was chosen on
-validation clips (`stream.py`):
+The test clips one after the other without a pause, a word a second, with the
+windows, posteriors and threshold ({threshold}, chosen on validation clips) of
+`bifsmn listen`, by `stream.py`:
 
 | depth | {depths_row} |
 |---|{rule}
@@ -92,7 +92,8 @@ words as unknown), and on generated clips: {spliced_unknowns:,} pseudo-words
 spliced from two recordings, {spoken_unknowns:,} other words and
 {spoken_keywords:,} keywords said by eSpeak NG, and {quiet_silences:,} silences
 with next to no sound. Checkpoint and settings were chosen on validation
-speakers, whose unknown words are none of those trained on.
+clips: keywords by other speakers, and unknown words none of which was trained
+on, most of them by speakers who were.
 
 ![training curves](curves.png)
 

@@ -5,11 +5,12 @@
     python stream.py --data_folder=... --split valid   # to choose a threshold
 
 The clips of a protocol's split are put end to end, in random order, and heard
-as `bifsmn listen` hears: a window every few frames, posteriors averaged over
-four of them. A keyword counts as found if its posterior reaches the threshold
-while its clip passes; where one does that is neither in this clip nor beside
-it, that is a false alarm. One word a second without a pause is harder than most
-rooms. Draws det.png.
+with the windows and posteriors of `bifsmn listen`: a window every few frames,
+averaged over four. A keyword counts as found if its posterior reaches the
+threshold while its clip passes; where one does that is neither in this clip nor
+beside it, that is a false alarm. `bifsmn listen` has fewer of these, as it does
+not report a keyword again for a second. One word a second without a pause is
+harder than most rooms. Draws det.png.
 """
 
 import argparse
