@@ -111,6 +111,20 @@ def needs_teacher(losses):
     return any(loss.weight and loss.source == "teacher" for loss in losses)
 
 
+def check_depth_weights(weights, depths):
+    """Refuse any but one weight for each depth.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(weights) != len(depths):
+        raise ValueError(
+            f"depth_weights has {len(weights)} numbers for the {len(depths)} "
+            f"depths {list(depths)}"
+        )
+
+
 class _AllDepths(torch.nn.Module):
     """A model that runs at all its depths, as ``update_bn`` calls it."""
 
@@ -159,11 +173,7 @@ class KeywordBrain(sb.Brain):
         # The module itself: self.modules.model may get wrapped, by DDP say.
         self.depths = self.modules.model.depths
         weights = self.hparams.depth_weights
-        if len(weights) != len(self.depths):
-            raise ValueError(
-                f"depth_weights has {len(weights)} numbers for the "
-                f"{len(self.depths)} depths {list(self.depths)}"
-            )
+        check_depth_weights(weights, self.depths)
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
         thin = len(self.depths) - 1
         self.thin_depths = getattr(self.hparams, "thin_depths", thin)

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError as YAMLError
 
 # What an inference folder keeps of a training YAML.
-NETWORK_KEYS = ("sample_rate", "samples", "classes", "log_mel", "model")
+FRONT_END_KEYS = ("sample_rate", "samples", "log_mel")
+NETWORK_KEYS = (*FRONT_END_KEYS, "classes", "model")
 
 
 class HyperparameterError(ValueError):
@@ -176,6 +177,23 @@ def check_same_run(folder, now, free):
                 f"is {now.get(key)!r}: choose another --output_folder, or "
                 "delete that one"
             )
+
+
+def front_end(text):
+    """What a network's YAML says of what comes before it.
+
+    Arguments
+    ---------
+    text : str
+        As ``network_yaml`` gives it.
+
+    Returns
+    -------
+    dict
+        As ``settings`` gives it.
+    """
+    document = YAML().load(text)
+    return {key: _plain(document[key]) for key in FRONT_END_KEYS}
 
 
 def network_yaml(path, overrides):

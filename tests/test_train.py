@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import speechbrain as sb
 import torch
 
@@ -120,9 +122,80 @@ def test_runs_at_once_prepare_one_after_the_other(
 
     monkeypatch.setattr(module, "prepare_speech_commands", watch)
     with ThreadPoolExecutor(2) as pool:
-        both = pool.map(module.prepare, 2 * [tmp_path / "new"], 2 * [hparams])
-        assert list(both) == [None, None]
-    assert (tmp_path / "new/prepare.json").exists()
+        runs = tmp_path / "one", tmp_path / "two"
+        for run in runs:
+            run.mkdir()
+        rest = 2 * [hparams], 2 * [{}], 2 * [False]
+        list(pool.map(module.prepare, 2 * [tmp_path / "new"], runs, *rest))
+    for run in runs:
+        for name in module.PREPARED:
+            expected = (tmp_path / "new" / name).read_bytes()
+            assert (run / name).read_bytes() == expected
+
+
+def test_a_run_keeps_its_clips_when_another_takes_the_folder(
+    archive, tmp_path, monkeypatch
+):
+    module = load_train()
+    original = module.dataio_prepare
+
+    def taken(*args):
+        for path in (tmp_path / "words").glob("*.*"):
+            path.write_text("of another run")
+        return original(*args)
+
+    monkeypatch.setattr(module, "dataio_prepare", taken)
+    monkeypatch.setattr(recipe, "load_train", lambda: module)
+    train("dfsmn.yaml", archive, tmp_path, "--number_of_epochs=1")
+    run = tmp_path / "words/dfsmn/1"
+    report = json.loads((run / "results.json").read_text())
+    clips = len((run / "test.csv").read_text().splitlines()) - 1
+    assert np.sum(report["depths"]["2"]["confusion"]) == clips > 10
+
+
+def test_teachers_of_other_words_or_front_ends_are_refused(
+    results, archive, tmp_path
+):
+    options = *STUDENT, "--number_of_epochs=1"
+    teacher = f"--teacher_folder={results / 'dfsmn/1'}"
+    words = "--words=[middle, low, high, _silence_]"
+    other = [words if x.startswith("--words") else x for x in SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "SMALL", other)
+        with pytest.raises(ValueError, match="knows low, middle.*not middle"):
+            train("bifsmn.yaml", archive, tmp_path, *options, teacher)
+    other = *options, teacher, "--level_offset=90"
+    with pytest.raises(ValueError, match="another front end, log_mel"):
+        train("bifsmn.yaml", archive, tmp_path, *other)
+    train("bifsmn.yaml", archive, tmp_path, *options, teacher)
+    changed = tmp_path / "changed"
+    shutil.copytree(results / "dfsmn/1/model", changed / "model")
+    weights = changed / "model/model.ckpt"
+    torch.save({k: v + 1 for k, v in state(changed).items()}, weights)
+    with pytest.raises(ValueError, match="holds a run with teachers"):
+        teacher = f"--teacher_folder={changed}"
+        train("bifsmn.yaml", archive, tmp_path, *options, teacher)
+
+
+def test_recordings_longer_than_the_window_are_refused(archive, tmp_path):
+    shutil.copytree(archive, tmp_path / "data")
+    wav = next((tmp_path / "data/low").iterdir())
+    soundfile.write(wav, np.zeros(40000), 16000)
+    with pytest.raises(ValueError, match=f"{wav} has 40000 samples"):
+        train("dfsmn.yaml", tmp_path / "data", tmp_path)
+
+
+def test_a_damaged_cache_is_named(archive, tmp_path):
+    wav = next((archive / "low").iterdir())
+    manifest = tmp_path / "one.csv"
+    manifest.write_text(
+        f"ID,duration,wav,start,stop,label\na,1,{wav},0,16000,low\n"
+    )
+    path = CachedFeatures(manifest, tmp_path, LogMel()).path
+    for damaged in path.read_bytes()[:200], b"":
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} is damaged"):
+            CachedFeatures(manifest, tmp_path, LogMel())
 
 
 def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):
@@ -131,11 +204,12 @@ def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):
     rows = "".join(f"{i},1,x.wav,0,1,{x}\n" for i, x in enumerate(labels))
     header = "ID,duration,wav,start,stop,label\n"
     (tmp_path / "train.csv").write_text(header + rows)
+    asked = {"unknown_percentage": 40, "silence_percentage": 10}
+    seal = json.dumps({"asked": asked, "clips": {}})
+    (tmp_path / "prepare.json").write_text(seal)
     hparams = {
-        "prepared_folder": tmp_path,
+        "output_folder": tmp_path,
         "train_dataloader_opts": {"batch_size": 4, "shuffle": True},
-        "unknown_percentage": 40,
-        "silence_percentage": 10,
         "epoch_clips": 10000,
         "seed": 1,
     }
@@ -157,7 +231,12 @@ def test_two_teachers_teach_their_mean(results, archive, tmp_path):
         REPO / "hparams/dfsmn.yaml", overrides, module.KEYS, module.OPTIONAL
     )
     one, two = module.load_teachers(
-        hparams["model"], 2 * [str(results / "dfsmn/1")]
+        hparams["model"],
+        2 * [results / "dfsmn/1/model"],
+        ["low", "middle", "high", "_silence_"],
+        module.front_end(
+            (results / "dfsmn/1/model/hyperparams.yaml").read_text()
+        ),
     )
     with torch.no_grad():
         two.head.bias.add_(2.0)
@@ -388,6 +467,8 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--frames=40", "are 32 frames: pass --frames=32"),
         ("--train_dataloader_opts={batch: 3}", "'batch'"),
         ("--words=low", "words"),
+        ("--depth_weights=[1.0, 0.5]", "depth_weights has 2 numbers"),
+        ("--device=cuda", "sees no GPU"),
     ]:
         with pytest.raises(ValueError, match=words):
             train("dfsmn.yaml", archive, tmp_path, option)

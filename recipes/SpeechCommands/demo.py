@@ -163,7 +163,7 @@ def main(arguments):
 
     spotter = KeywordSpotter.from_hparams(student)
     listener = Spotter(exported["file"])
-    rows = read_manifest(prepared / "test.csv")
+    rows = read_manifest(student / "test.csv")
     features, front_end = [], []
     for row in rows[:200]:
         pcm = read_window(row, listener.model.config)

@@ -37,7 +37,7 @@ from comparison import BEST, compare, markdown
 from predictions import on_common_clips, read_predictions, write_predictions
 from runs import HPARAMS, microseconds, train
 from tqdm import tqdm
-from train import FREE
+from train import FREE, digests
 
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
@@ -217,6 +217,7 @@ def is_trained(run):
     now = {
         **settings(HPARAMS / run.yaml, json.dumps(overrides)),
         "clips": read_seal(run.folder.parents[1])["clips"],
+        "teachers": digests([x.folder / "model" for x in run.teachers]),
     }
     # Of a finished run the number of epochs is not free.
     check_same_run(run.folder, now, FREE - {"number_of_epochs"})
@@ -361,7 +362,7 @@ def onnx(folder, depth):
     # Only these rows need the extra that it needs.
     from speechbrain_bifsmn.export.onnx import evaluate_onnx
 
-    found = evaluate_onnx(folder, folder.parents[1], folder / "onnx")
+    found = evaluate_onnx(folder, folder, folder / "onnx")
     return {
         name: {
             "bytes": {str(depth): form["bytes"]},
@@ -393,7 +394,7 @@ def measure(run):
         None where nothing is thinned), ``microseconds`` (None without a file)
         and ``predicted``, class indices.
     """
-    test = run.folder.parents[1] / "test.csv"
+    test = run.folder / "test.csv"
     weights = run.folder / "model/model.ckpt"
     source = hashlib.sha256(weights.read_bytes() + test.read_bytes())
     kept = run.folder / "measured.json"

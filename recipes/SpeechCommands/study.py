@@ -40,7 +40,7 @@ DISTILLATIONS = {
 }
 
 
-def measure(folder, prepared):
+def measure(folder):
     """The exported file: bytes, accuracy and microseconds in C by depth.
 
     A network that is not 1-bit has no file: the reason stands in its place.
@@ -52,7 +52,7 @@ def measure(folder, prepared):
         exported = export_folder(folder, folder / "exported", parity_clips=4)
     except ExportError as error:
         return row | {"refused": str(error)}
-    rows = read_manifest(prepared / "test.csv")
+    rows = read_manifest(folder / "test.csv")
     accuracy = evaluate_file(exported["file"], rows)["depths"]
     spotter = Spotter(exported["file"])
     engine, model = spotter.engine, spotter.model
@@ -158,7 +158,7 @@ def main(arguments):
         )
     # One after another, and nothing beside: time is measured.
     rows = {
-        folder.name: measure(folder, prepared)
+        folder.name: measure(folder)
         for folder in tqdm(trained, "measured", unit="run")
     }
     with whole_file(study / "study.json") as part:

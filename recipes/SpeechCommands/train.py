@@ -11,10 +11,12 @@ and a confusion matrix.
 """
 
 import copy
+import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -36,6 +38,7 @@ from speechbrain_bifsmn.brain import (
     BRAIN_KEYS,
     Ensemble,
     KeywordBrain,
+    check_depth_weights,
     load_teacher,
     needs_teacher,
 )
@@ -52,10 +55,13 @@ from speechbrain_bifsmn.data.prepare import (
     prepare_speech_commands,
     read_seal,
 )
+from speechbrain_bifsmn.data.protocols import SILENCE, UNKNOWN
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
     check_same_run,
+    front_end,
     load_hyperparameters,
+    network_yaml,
     settings,
 )
 from speechbrain_bifsmn.inference import save_trained
@@ -132,6 +138,11 @@ FREE = {
     "train_log",
     "valid_batch_size",
 }
+# Of a prepared folder, what a run keeps.
+PREPARED = (
+    *("train.csv", "valid.csv", "test.csv", "noise.csv"),
+    *("labels.txt", "prepare.json"),
+)
 POSITIVE = (
     "classes",
     "feature_copies",
@@ -142,24 +153,23 @@ POSITIVE = (
 )
 
 
-def prepare(folder, hparams):
-    """Manifests and generated clips; runs beside this one wait for them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        prepare_speech_commands(
-            save_folder=folder, **{key: hparams[key] for key in PREPARE_KEYS}
-        )
+def prepare(prepared, run, hparams, now, resuming):
+    """Manifests, copied to the run's own folder, with its settings.
 
-
-def note_run(folder, prepared, now):
-    """What a run is, in its own folder: settings, test clips, how prepared.
-
-    Another task may take the prepared folder later.
+    Another run may take the prepared folder as soon as this one lets it go.
     """
-    for name in ("prepare.json", "test.csv"):
-        with whole_file(folder / name) as part:
-            shutil.copyfile(prepared / name, part)
-    with whole_file(folder / "settings.json") as part:
+    prepared.mkdir(parents=True, exist_ok=True)
+    with FileLock(prepared / ".lock"):
+        prepare_speech_commands(
+            save_folder=prepared, **{key: hparams[key] for key in PREPARE_KEYS}
+        )
+        now = {**now, "clips": read_seal(prepared)["clips"]}
+        if resuming:
+            check_same_run(run, now, FREE)
+        for name in PREPARED:
+            with whole_file(run / name) as part:
+                shutil.copyfile(prepared / name, part)
+    with whole_file(run / "settings.json") as part:
         part.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
@@ -175,7 +185,7 @@ def dataio_prepare(hparams, device, noise, teacher=None):
     list of str
         Class names, by index.
     """
-    folder = Path(hparams["prepared_folder"])
+    folder = Path(hparams["output_folder"])
     labels = read_labels(folder / "labels.txt")
     if len(labels) != hparams["classes"]:
         raise ValueError(
@@ -192,6 +202,7 @@ def dataio_prepare(hparams, device, noise, teacher=None):
     datasets = {}
     for split in ("train", "valid", "test"):
         manifest = folder / f"{split}.csv"
+        check_lengths(read_manifest(manifest), hparams["samples"])
         data = DynamicItemDataset.from_csv(manifest)
         if hparams["cache_features"]:
             cache = cached_features(hparams, manifest, split, device, noise)
@@ -209,13 +220,87 @@ def dataio_prepare(hparams, device, noise, teacher=None):
     return datasets, labels
 
 
-def load_teachers(network, folders):
-    """The trained network of each folder; one folder may be a text."""
+def check_lengths(rows, samples):
+    """Refuse recordings of which the network would hear the beginning only."""
+    # Silences are cut from minutes, and may be cut shorter.
+    lengths = {
+        row["wav"]: int(row["stop"]) - int(row["start"])
+        for row in rows
+        if row["label"] != SILENCE
+    }
+    longer = [wav for wav, length in lengths.items() if length > samples]
+    if longer:
+        raise ValueError(
+            f"{longer[0]} has {lengths[longer[0]]} samples, and with it "
+            f"{len(longer)} recordings more than the window of {samples}: cut "
+            "them to the word, or pass --samples and --frames"
+        )
+
+
+def teacher_folders(hparams):
+    """Whom a run learns from; of one folder, a list of it."""
+    if not needs_teacher(hparams["distillation"]) and not hparams.get(
+        "start_from_teacher"
+    ):
+        return []
+    folders = hparams["teacher_folder"]
     folders = [folders] if isinstance(folders, str) else folders
+    return [Path(folder) / "model" for folder in folders]
+
+
+def digests(folders):
+    """What tells teachers apart: a hash of each one's weights."""
+    weights = [folder / "model.ckpt" for folder in folders]
     return [
-        load_teacher(copy.deepcopy(network), Path(x) / "model/model.ckpt")
-        for x in folders
+        hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in weights
+        if path.is_file()
     ]
+
+
+def load_teachers(network, folders, labels, ours):
+    """The trained network of each folder.
+
+    Arguments
+    ---------
+    network : nn.Module
+        Untrained, of their sizes.
+    folders : list of Path
+        Trained folders.
+    labels : list of str
+        Those of the student.
+    ours : dict
+        Its ``front_end``.
+
+    Returns
+    -------
+    list of nn.Module
+
+    Raises
+    ------
+    ValueError
+        If one knows other words, or hears them otherwise.
+    """
+    teachers = []
+    for folder in folders:
+        weights = folder / "model.ckpt"
+        teachers.append(load_teacher(copy.deepcopy(network), weights))
+        theirs = read_labels(folder / "labels.txt")
+        if theirs != labels:
+            raise ValueError(
+                f"the teacher in {folder} knows {', '.join(theirs)}, not "
+                f"{', '.join(labels)}: pass another --teacher_folder, or "
+                "--results_folder for each list of words"
+            )
+        text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+        for key, value in front_end(text).items():
+            if value != ours[key]:
+                raise ValueError(
+                    f"the teacher in {folder} has another front end, {key} "
+                    f"{value} for {ours[key]}: train one with this, or pass "
+                    "another --teacher_folder"
+                )
+    return teachers
 
 
 def train_loader(hparams):
@@ -223,12 +308,14 @@ def train_loader(hparams):
     options = dict(hparams["train_dataloader_opts"])
     if not hparams["epoch_clips"]:
         return options
-    folder = Path(hparams["prepared_folder"])
+    folder = Path(hparams["output_folder"])
     labels = [row["label"] for row in read_manifest(folder / "train.csv")]
     counts = Counter(labels)
+    # As prepared: with skip_prep the YAML may say otherwise.
+    asked = read_seal(folder)["asked"]
     shares = {
-        "_unknown_": hparams["unknown_percentage"] / 100,
-        "_silence_": hparams["silence_percentage"] / 100,
+        UNKNOWN: asked["unknown_percentage"] / 100,
+        SILENCE: asked["silence_percentage"] / 100,
     }
     shares = {x: share for x, share in shares.items() if counts[x]}
     rest = (1 - sum(shares.values())) / (len(counts) - len(shares))
@@ -291,6 +378,9 @@ def main(arguments):
         overrides = apart(hparams["output_folder"], overrides)
         hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
     check(hparams)
+    device = run_opts["device"] or sb.utils.distributed.infer_device()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device={device}: this torch sees no GPU")
     thin = len(hparams["model"].depths) - 1
     if hparams.get("thin_depths", thin) < thin:
         # Depths that are not drawn leave norms without a gradient.
@@ -298,29 +388,30 @@ def main(arguments):
     output = Path(hparams["output_folder"])
     prepared = Path(hparams["prepared_folder"])
     now = settings(hparams_file, overrides)
+    teacher_models = teacher_folders(hparams)
+    now["teachers"] = digests(teacher_models)
     resuming = bool(hparams["checkpointer"].list_checkpoints())
     if resuming:
         # Before anything of the run's is replaced.
         check_same_run(output, now, FREE | {"clips"})
     sb.create_experiment_directory(output, hparams_file, overrides)
-    run_on_main(prepare, args=[prepared, hparams])
-    now["clips"] = read_seal(prepared)["clips"]
-    if resuming:
-        check_same_run(output, now, FREE)
-    run_on_main(note_run, args=[output, prepared, now])
+    run_on_main(prepare, args=[prepared, output, hparams, now, resuming])
     noise = None
     if hparams["wav_augment"] is not None:
-        noise = read_noise(prepared / "noise.csv", hparams["sample_rate"])
+        noise = read_noise(output / "noise.csv", hparams["sample_rate"])
         if noise is None:
             logger.warning("the data have no noise to train with")
     teacher = None
-    distilled = needs_teacher(hparams["distillation"])
-    if distilled or hparams.get("start_from_teacher"):
-        teachers = load_teachers(hparams["teacher"], hparams["teacher_folder"])
+    if teacher_models:
+        teachers = load_teachers(
+            hparams["teacher"],
+            teacher_models,
+            read_labels(output / "labels.txt"),
+            front_end(network_yaml(hparams_file, overrides)),
+        )
         teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if hparams.get("start_from_teacher"):
         hparams["model"].copy_weights(teachers[0])
-    device = run_opts["device"] or sb.utils.distributed.infer_device()
     if not device.startswith("cuda"):
         # Other accelerators do not have all that features and binarizers need.
         device = "cpu"
@@ -377,6 +468,7 @@ def check(hparams):
     for key in POSITIVE:
         if hparams[key] <= 0:
             raise ValueError(f"--{key} must be positive, not {hparams[key]}")
+    check_depth_weights(hparams["depth_weights"], hparams["model"].depths)
     if hparams.get("cache_teacher"):
         teaching = [x for x in hparams["distillation"] if x.weight]
         if not needs_teacher(teaching):
@@ -416,14 +508,14 @@ def report(brain, hparams, hparams_file, overrides, labels):
     """Write the trained folder, results.json and the pictures."""
     output = Path(hparams["output_folder"]).resolve()
     asked = read_seal(output)["asked"]
+    history = json.loads((output / "history.json").read_text())
     protocol = asked["protocol"]["name"]
     facts = {
         **{key: hparams[key] for key in FACTS if key in hparams},
-        # As prepared: with skip_prep the YAML may say otherwise.
         "protocol": protocol,
         "words": labels if protocol == "words" else None,
         **{key: asked[key] for key in (*GENERATED, *SHARES)},
-        "epochs": hparams["number_of_epochs"],
+        "epochs": history[-1]["epoch"],
         "best_epoch": hparams["epoch_counter"].current,
     }
     depths = brain.results()
@@ -448,14 +540,13 @@ def report(brain, hparams, hparams_file, overrides, labels):
         print(f"depth {depth}: {value:.2f} % of the test clips")
     print(f"trained folder: {output / 'model'}")
     try:
-        draw(output, labels, results)
+        draw(output, labels, results, history)
     except ImportError:
         print("no pictures: pip install matplotlib draws them")
 
 
-def draw(output, labels, results):
+def draw(output, labels, results, history):
     """Training curves and the confusion matrix of the deepest network."""
-    history = json.loads((output / "history.json").read_text())
     plot_curves(history, output / "curves.png")
     depth, row = next(iter(results["depths"].items()))
     plot_confusion(
@@ -467,6 +558,8 @@ def draw(output, labels, results):
 
 
 if __name__ == "__main__":
+    # As when interrupted: what is half written goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:

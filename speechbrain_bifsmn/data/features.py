@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.data.audio import DataError, read_audio
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.files import whole_file
 
@@ -63,6 +63,11 @@ def read_noise(manifest, sample_rate=16000):
         for r in read_manifest(manifest)
     ]
     return torch.cat(clips) if clips else None
+
+
+# Raised by whoever changes what the same settings give: here, in LogMel or in
+# ClipAugment.
+FORMAT = 1
 
 
 class CachedFeatures:
@@ -125,7 +130,7 @@ class CachedFeatures:
         self.path = Path(folder) / f"{Path(manifest).stem}-{self._name()}.npy"
         if not self.path.exists():
             self._compute(self.path)
-        self.features = np.load(self.path, mmap_mode="r")
+        self.features = _load(self.path, mmap_mode="r")
 
     def place(self, clip_id, epoch):
         """Where a clip is in ``features``: its copy in this epoch, its row."""
@@ -159,6 +164,7 @@ class CachedFeatures:
         del front_end["training"]
         files = sorted({row["wav"] for row in self.rows})
         facts = {
+            "format": FORMAT,
             "rows": self.rows,
             "files": [
                 (status.st_size, status.st_mtime_ns)
@@ -221,6 +227,15 @@ class CachedFeatures:
                 out[copy, start : start + len(rows)] = steps
 
 
+def _load(path, **options):
+    try:
+        return np.load(path, **options)
+    except (EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): delete it, and it is computed again"
+        ) from None
+
+
 class CachedLogits:
     """What a frozen network says to cached features, likewise in a file.
 
@@ -245,7 +260,7 @@ class CachedLogits:
         if not path.exists():
             with whole_file(path) as part, open(part, "wb") as out:
                 np.save(out, self._compute(network, path.stem))
-        self.logits = np.load(path)
+        self.logits = _load(path)
 
     def get(self, clip_id, epoch=0):
         """Logits of what ``CachedFeatures.get`` gives, [classes]."""
