@@ -60,14 +60,24 @@ def load_teacher(teacher, checkpoint):
         If the checkpoint is damaged, of another network, or holds anything
         but weights.
     """
-    checkpoint = Path(checkpoint)
-    if not checkpoint.is_file():
+    check_teacher(checkpoint)
+    load_weights(checkpoint, teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def check_teacher(checkpoint):
+    """Refuse a teacher that is not there.
+
+    Raises
+    ------
+    FileNotFoundError
+        It says what makes one.
+    """
+    if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"no teacher at {checkpoint}: train one first, as the YAML's "
             "first lines say, or pass --teacher_folder"
         )
-    load_weights(checkpoint, teacher)
-    return teacher.eval().requires_grad_(False)
 
 
 class Ensemble(torch.nn.Module):
@@ -230,7 +240,8 @@ class KeywordBrain(sb.Brain):
                 if distil in targets:
                     loss = loss + distil(logits, features, targets[distil])
                 if distil.source == "deeper":
-                    targets[distil] = distil.targets(logits, features)
+                    with torch.no_grad():
+                        targets[distil] = distil.targets(logits, features)
             weight = self.depth_weights[depth]
             if depth != self.depths[0]:
                 weight *= share

@@ -113,8 +113,9 @@ def pad(x, sides, value):
     if torch.is_grad_enabled() and not traced:
         return _Pad.apply(x, sides, value)
     # Tracers take no value out of a tensor; nothing is rounded here.
-    outside = F.pad(torch.zeros_like(x), sides, value=1.0)
-    return F.pad(x, sides) + outside * value
+    wide = torch.promote_types(x.dtype, torch.float32)
+    outside = F.pad(torch.zeros_like(x, dtype=wide), sides, value=1.0)
+    return F.pad(x, sides) + (outside * value.to(wide)).to(x.dtype)
 
 
 class _Layer(nn.Module):
@@ -333,9 +334,8 @@ def integer_weights(weight, bits):
     """
     top = 2 ** (bits - 1) - 1
     largest = weight.detach().abs().flatten(1).amax(1)
-    # Tiny in the weight's type, and on a device, which has float32.
-    tiny = max(torch.finfo(t).tiny for t in (weight.dtype, torch.float32))
-    scale = (largest / top).clamp(min=tiny)
+    scale = largest / top
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scale = scale.view(-1, *[1] * (weight.dim() - 1))
     return _RoundThrough.apply(weight / scale), scale
 

@@ -148,22 +148,21 @@ def _packed(name, layer):
     """What stands for a layer in the copy, or None."""
     if layer._forward_hooks or layer._forward_pre_hooks:
         return None
-    types = {p.dtype for p in layer.parameters()}
-    if type(layer) in {*OTHERS, *PACKED} and types - {torch.float32}:
-        raise ValueError(
-            f"{name or type(layer).__name__} is of {types.pop()}, and packed "
-            "layers of float32: call .float() on the model first"
-        )
-    if type(layer) in OTHERS:
-        return OTHERS[type(layer)](name, layer)
-    if type(layer) not in PACKED:
+    if type(layer) in PACKED:
+        weights, inputs = layer.weight_quantizer, layer.activation_quantizer
+        if None in (weights, inputs) or isinstance(weights, AsReleasedWeight):
+            return None
+        if isinstance(inputs, AsReleasedActivation):
+            return None
+    elif type(layer) not in OTHERS:
         return None
-    weights, inputs = layer.weight_quantizer, layer.activation_quantizer
-    if None in (weights, inputs) or isinstance(weights, AsReleasedWeight):
-        return None
-    if isinstance(inputs, AsReleasedActivation):
-        return None
-    return PACKED[type(layer)](name, layer)
+    for parameter in layer.parameters():
+        if parameter.dtype is not torch.float32:
+            raise ValueError(
+                f"{name or type(layer).__name__} is of {parameter.dtype}, and "
+                "packed layers of float32: call .float() on the model first"
+            )
+    return {**PACKED, **OTHERS}[type(layer)](name, layer)
 
 
 def _check(name, layer, inputs):

@@ -360,7 +360,7 @@ def test_bad_input_to_the_command_is_one_line(
         ),
         (
             ["export", trained, "-o", tmp_path, "--manifest", REPO / "LICENSE"],
-            "it has no column ID, duration",
+            "it has no column wav, start",
         ),
         (["eval", "-m", model_file, tmp_path / "none"], "none"),
         (

@@ -434,7 +434,7 @@ def test_labels_that_do_not_fit_are_named_before_anything_is_written(
     with pytest.raises(ExportError, match="other.csv has the label 'cat'"):
         export_folder(trained, out, other)
     other.write_text("ID,wav\n1,2\n")
-    with pytest.raises(ValueError, match="no column duration, start, stop"):
+    with pytest.raises(ValueError, match="no column start, stop, label"):
         export_folder(trained, out, other)
     assert not out.exists()
 

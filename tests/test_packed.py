@@ -319,6 +319,7 @@ def test_inputs_that_fold_to_others_are_named():
 def test_other_types_are_named():
     with pytest.raises(ValueError, match="1 is of torch.float64.*float()"):
         pack(nn.Sequential(nn.ReLU(), NormPReLU(6)).double())
+    pack(nn.Sequential(Linear(6, 4)).double())
 
 
 def test_layers_with_hooks_stay(own):

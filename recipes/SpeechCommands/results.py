@@ -217,10 +217,16 @@ def is_trained(run):
     now = {
         **settings(HPARAMS / run.yaml, json.dumps(overrides)),
         "clips": read_seal(run.folder.parents[1])["clips"],
-        "teachers": digests([x.folder / "model" for x in run.teachers]),
     }
     # Of a finished run the number of epochs is not free.
-    check_same_run(run.folder, now, FREE - {"number_of_epochs"})
+    free = FREE - {"number_of_epochs"}
+    try:
+        teachers = digests([x.folder / "model" for x in run.teachers])
+        now |= {"teachers": teachers} if teachers else {}
+    except FileNotFoundError:
+        # Nor are teachers needed any more.
+        free |= {"teachers"}
+    check_same_run(run.folder, now, free)
     return True
 
 

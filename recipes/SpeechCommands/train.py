@@ -39,6 +39,7 @@ from speechbrain_bifsmn.brain import (
     Ensemble,
     KeywordBrain,
     check_depth_weights,
+    check_teacher,
     load_teacher,
     needs_teacher,
 )
@@ -58,13 +59,14 @@ from speechbrain_bifsmn.data.prepare import (
 from speechbrain_bifsmn.data.protocols import SILENCE, UNKNOWN
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
+    YAMLError,
     check_same_run,
     front_end,
     load_hyperparameters,
     network_yaml,
     settings,
 )
-from speechbrain_bifsmn.inference import save_trained
+from speechbrain_bifsmn.inference import read_weights, save_trained
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 
 logger = logging.getLogger(__name__)
@@ -223,17 +225,14 @@ def dataio_prepare(hparams, device, noise, teacher=None):
 def check_lengths(rows, samples):
     """Refuse recordings of which the network would hear the beginning only."""
     # Silences are cut from minutes, and may be cut shorter.
-    lengths = {
-        row["wav"]: int(row["stop"]) - int(row["start"])
-        for row in rows
-        if row["label"] != SILENCE
-    }
-    longer = [wav for wav, length in lengths.items() if length > samples]
+    clips = [row for row in rows if row["label"] != SILENCE]
+    lengths = [int(row["stop"]) - int(row["start"]) for row in clips]
+    longer = [i for i, length in enumerate(lengths) if length > samples]
     if longer:
         raise ValueError(
-            f"{longer[0]} has {lengths[longer[0]]} samples, and with it "
-            f"{len(longer)} recordings more than the window of {samples}: cut "
-            "them to the word, or pass --samples and --frames"
+            f"{clips[longer[0]]['wav']} has {lengths[longer[0]]} samples, and "
+            f"the network hears {samples} (--samples); {len(longer)} clips are "
+            "too long: cut them to the word, or choose a longer window"
         )
 
 
@@ -249,13 +248,19 @@ def teacher_folders(hparams):
 
 
 def digests(folders):
-    """What tells teachers apart: a hash of each one's weights."""
-    weights = [folder / "model.ckpt" for folder in folders]
-    return [
-        hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in weights
-        if path.is_file()
-    ]
+    """What tells trained folders apart: a hash of each one's weights.
+
+    Not of the file, which has a number of the process that wrote it.
+    """
+    found = []
+    for folder in folders:
+        check_teacher(folder / "model.ckpt")
+        digest = hashlib.sha256()
+        for name, value in read_weights(folder / "model.ckpt").items():
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.numpy().tobytes())
+        found.append(digest.hexdigest()[:12])
+    return found
 
 
 def load_teachers(network, folders, labels, ours):
@@ -292,8 +297,12 @@ def load_teachers(network, folders, labels, ours):
                 f"{', '.join(labels)}: pass another --teacher_folder, or "
                 "--results_folder for each list of words"
             )
-        text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
-        for key, value in front_end(text).items():
+        path = folder / "hyperparams.yaml"
+        try:
+            heard = front_end(path.read_text(encoding="utf-8"))
+        except (KeyError, TypeError, YAMLError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        for key, value in heard.items():
             if value != ours[key]:
                 raise ValueError(
                     f"the teacher in {folder} has another front end, {key} "
@@ -389,7 +398,8 @@ def main(arguments):
     prepared = Path(hparams["prepared_folder"])
     now = settings(hparams_file, overrides)
     teacher_models = teacher_folders(hparams)
-    now["teachers"] = digests(teacher_models)
+    if teacher_models:
+        now["teachers"] = digests(teacher_models)
     resuming = bool(hparams["checkpointer"].list_checkpoints())
     if resuming:
         # Before anything of the run's is replaced.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from speechbrain_bifsmn.data.audio import DataError
 
-COLUMNS = "ID", "duration", "wav", "start", "stop", "label"
+# What is read of every row.
+COLUMNS = "wav", "start", "stop", "label"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def read_manifest(path):
         If the file is no manifest.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as f:
+        # Spreadsheets put a mark before UTF-8.
+        with open(path, newline="", encoding="utf-8-sig") as f:
             reader = csv.DictReader(f)
             columns, rows = reader.fieldnames or (), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -63,6 +65,9 @@ def read_manifest(path):
             f"{path} is no manifest as prepare.py writes them: it has no "
             f"column {', '.join(missing)}"
         )
+    for i, row in enumerate(rows):
+        if None in row.values():
+            raise DataError(f"{path}: row {i + 1} is cut short")
     return rows
 
 

@@ -139,7 +139,9 @@ def set_progress(model, fraction):
 
 
 def auxiliary_loss(model):
-    """Sum of the binarizers' own losses over a step, to be called in each.
+    """Sum of the binarizers' own losses over a step.
+
+    To be called in each step, before anything goes backward.
 
     Arguments
     ---------

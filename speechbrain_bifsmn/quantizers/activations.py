@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -150,6 +151,7 @@ class RADActivation(SignActivation):
         super().__init__(channels)
         self.channels = channels
         self._losses = deque(maxlen=self.most_calls)
+        self._calls = 0
 
     def __getstate__(self):
         """All but graphs, which can neither be copied nor pickled."""
@@ -160,14 +162,16 @@ class RADActivation(SignActivation):
         # A single value of a channel has no deviation.
         several = x.numel() > self.channels
         if self.training and torch.is_grad_enabled() and several:
-            self._losses.append(self.distribution_loss(x))
+            self._calls += 1
+            self._losses.append((self._calls, self.distribution_loss(x)))
             if x.requires_grad:
-                x.register_hook(self._forget)
+                x.register_hook(partial(self._forget, self._calls))
         return surrogate_sign(x)
 
-    def _forget(self, grad):
-        # A step that went backward without these losses has freed their graph.
-        self._losses.clear()
+    def _forget(self, call, grad):
+        # Who went backward without the loss of a call has freed its graph.
+        kept = [entry for entry in self._losses if entry[0] != call]
+        self._losses = deque(kept, self.most_calls)
 
     def distribution_loss(self, x):
         """The loss of one call, without λ, a scalar."""
@@ -182,7 +186,7 @@ class RADActivation(SignActivation):
 
     def auxiliary_loss(self):
         """See ``ActivationQuantizer``. Forgets the calls it sums."""
-        losses = list(self._losses)
+        losses = [loss for _, loss in self._losses]
         self._losses.clear()
         if not losses:
             return 0.0
