@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import update_bn
 
 from speechbrain_bifsmn.files import whole_file
-from speechbrain_bifsmn.inference import load_weights
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.quantizers import (
     auxiliary_loss,
@@ -36,75 +35,6 @@ BRAIN_KEYS = {
     "train_logger",
     "wav_augment",
 }
-
-
-def load_teacher(teacher, checkpoint):
-    """A trained network, frozen and in eval mode.
-
-    Arguments
-    ---------
-    teacher : nn.Module
-        Untrained network of the right sizes.
-    checkpoint : str or Path
-        Its state dict. Only weights are read, never pickled code.
-
-    Returns
-    -------
-    nn.Module
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no checkpoint; it says what makes one.
-    ValueError
-        If the checkpoint is damaged, of another network, or holds anything
-        but weights.
-    """
-    check_teacher(checkpoint)
-    load_weights(checkpoint, teacher)
-    return teacher.eval().requires_grad_(False)
-
-
-def check_teacher(checkpoint):
-    """Refuse a teacher that is not there.
-
-    Raises
-    ------
-    FileNotFoundError
-        It says what makes one.
-    """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"no teacher at {checkpoint}: train one first, as the YAML's "
-            "first lines say, or pass --teacher_folder"
-        )
-
-
-class Ensemble(torch.nn.Module):
-    """Several teachers as one: the mean of their logits.
-
-    Features are those of the first, since layers of different networks do not
-    correspond.
-
-    Arguments
-    ---------
-    teachers : list of nn.Module
-        Frozen networks with the same classes and depths.
-    """
-
-    def __init__(self, teachers):
-        super().__init__()
-        self.teachers = torch.nn.ModuleList(teachers)
-        self.depths = teachers[0].depths
-
-    def forward(self, feats, depth):
-        """Mean logits and the first teacher's features, by depth."""
-        first, *others = [net(feats, depth=depth) for net in self.teachers]
-        outputs = {}
-        for n, (logits, features) in first.items():
-            logits = [logits, *(other[n][0] for other in others)]
-            outputs[n] = torch.stack(logits).mean(0), features
-        return outputs
 
 
 def needs_teacher(losses):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_bifsmn.brain import load_teacher
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.export import folder as export_module
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
@@ -39,6 +38,7 @@ from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, Planes
+from speechbrain_bifsmn.teachers import load_teacher
 from tests.random_model import random_model
 from tests.tiny import tiny_bifsmn
 

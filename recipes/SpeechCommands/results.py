@@ -37,7 +37,7 @@ from comparison import BEST, compare, markdown
 from predictions import on_common_clips, read_predictions, write_predictions
 from runs import HPARAMS, microseconds, train
 from tqdm import tqdm
-from train import FREE, digests
+from train import FREE
 
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
@@ -56,6 +56,7 @@ from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import plot_results
 from speechbrain_bifsmn.spotting import Spotter, read_window
+from speechbrain_bifsmn.teachers import digests
 
 # What --rows calls it: name in the table, YAML in hparams/, options.
 ROWS = {

@@ -10,8 +10,6 @@ folder `model/`, which `bifsmn export` reads, `results.json`, training curves
 and a confusion matrix.
 """
 
-import copy
-import hashlib
 import json
 import logging
 import os
@@ -36,11 +34,8 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_bifsmn.brain import (
     BRAIN_KEYS,
-    Ensemble,
     KeywordBrain,
     check_depth_weights,
-    check_teacher,
-    load_teacher,
     needs_teacher,
 )
 from speechbrain_bifsmn.data.features import (
@@ -59,15 +54,15 @@ from speechbrain_bifsmn.data.prepare import (
 from speechbrain_bifsmn.data.protocols import SILENCE, UNKNOWN
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import (
-    YAMLError,
     check_same_run,
     front_end,
     load_hyperparameters,
     network_yaml,
     settings,
 )
-from speechbrain_bifsmn.inference import read_weights, save_trained
+from speechbrain_bifsmn.inference import save_trained
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
+from speechbrain_bifsmn.teachers import Ensemble, digests, load_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -245,71 +240,6 @@ def teacher_folders(hparams):
     folders = hparams["teacher_folder"]
     folders = [folders] if isinstance(folders, str) else folders
     return [Path(folder) / "model" for folder in folders]
-
-
-def digests(folders):
-    """What tells trained folders apart: a hash of each one's weights.
-
-    Not of the file, which has a number of the process that wrote it.
-    """
-    found = []
-    for folder in folders:
-        check_teacher(folder / "model.ckpt")
-        digest = hashlib.sha256()
-        for name, value in read_weights(folder / "model.ckpt").items():
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.numpy().tobytes())
-        found.append(digest.hexdigest()[:12])
-    return found
-
-
-def load_teachers(network, folders, labels, ours):
-    """The trained network of each folder.
-
-    Arguments
-    ---------
-    network : nn.Module
-        Untrained, of their sizes.
-    folders : list of Path
-        Trained folders.
-    labels : list of str
-        Those of the student.
-    ours : dict
-        Its ``front_end``.
-
-    Returns
-    -------
-    list of nn.Module
-
-    Raises
-    ------
-    ValueError
-        If one knows other words, or hears them otherwise.
-    """
-    teachers = []
-    for folder in folders:
-        weights = folder / "model.ckpt"
-        teachers.append(load_teacher(copy.deepcopy(network), weights))
-        theirs = read_labels(folder / "labels.txt")
-        if theirs != labels:
-            raise ValueError(
-                f"the teacher in {folder} knows {', '.join(theirs)}, not "
-                f"{', '.join(labels)}: pass another --teacher_folder, or "
-                "--results_folder for each list of words"
-            )
-        path = folder / "hyperparams.yaml"
-        try:
-            heard = front_end(path.read_text(encoding="utf-8"))
-        except (KeyError, TypeError, YAMLError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-        for key, value in heard.items():
-            if value != ours[key]:
-                raise ValueError(
-                    f"the teacher in {folder} has another front end, {key} "
-                    f"{value} for {ours[key]}: train one with this, or pass "
-                    "another --teacher_folder"
-                )
-    return teachers
 
 
 def train_loader(hparams):
