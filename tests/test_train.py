@@ -229,6 +229,29 @@ def test_an_epoch_is_drawn_by_the_shares_of_the_classes(archive, tmp_path):
     assert everything == hparams["train_dataloader_opts"]
 
 
+@pytest.mark.parametrize("clips", [0, 60])
+def test_every_epoch_is_drawn_anew(clips, archive, tmp_path, monkeypatch):
+    epochs = []
+
+    class Watched(KeywordBrain):
+        def on_stage_start(self, stage, epoch=None):
+            super().on_stage_start(stage, epoch)
+            epochs.append([])
+
+        def compute_objectives(self, predictions, batch, stage):
+            epochs[-1].append(batch.id)
+            return super().compute_objectives(predictions, batch, stage)
+
+    monkeypatch.setattr("speechbrain_bifsmn.brain.KeywordBrain", Watched)
+    options = [f"--epoch_clips={clips}", "--number_of_epochs=2"]
+    train("dfsmn.yaml", archive, tmp_path, *options)
+    first, _, second, *_ = epochs
+    assert len(first) == len(second) > 3
+    assert first != second
+    if clips:
+        assert set(sum(first, [])) != set(sum(second, []))
+
+
 def test_two_teachers_teach_their_mean(results, archive, tmp_path):
     module = load_train()
     _, _, overrides = sb.parse_arguments(

@@ -263,7 +263,8 @@ def train_loader(hparams):
         [shares.get(x, rest) / counts[x] for x in labels],
         hparams["epoch_clips"],
         replacement=True,
-        seed=hparams["seed"],
+        # An epoch's number is added: no two seeds share an epoch.
+        seed=1000 * hparams["seed"],
     )
     return options
 
@@ -375,11 +376,14 @@ def main(arguments):
             f"{output} has no checkpoint to test: train first, without "
             "--test_only"
         )
+    loader = train_loader(hparams)
+    # Else SpeechBrain does not tell it the epoch, and it draws the same anew.
+    brain.train_sampler = loader.get("sampler")
     brain.fit(
         hparams["epoch_counter"],
         datasets["train"],
         datasets["valid"],
-        train_loader_kwargs=train_loader(hparams),
+        train_loader_kwargs=loader,
         valid_loader_kwargs=hparams["valid_dataloader_opts"],
     )
     brain.evaluate(
