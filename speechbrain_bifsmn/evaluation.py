@@ -89,7 +89,8 @@ def labelled_clips(folder, model):
     rows = []
     for label in model.labels:
         for path in sorted(Path(folder, label).glob("*")):
-            if path.suffix[1:].upper() not in formats:
+            # Such as begin with a point are a file manager's.
+            if path.suffix[1:].upper() not in formats or path.name[0] == ".":
                 continue
             stop = check_audio(path, model.config.sample_rate)
             if stop > model.config.samples:

@@ -520,6 +520,8 @@ def test_fuzz(tmp_path):
         [program, "4000", *files], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    shipped = CSRC.parent / "speechbrain_bifsmn/pretrained/gsc10/model.bifsmn"
+    subprocess.run([program, "1000", shipped], check=True)
     met = {int(line.split()[0]) for line in done.stdout.splitlines()}
     # All that a file can be refused for, and some that still ran.
     assert met == {0, *range(2, 13)}, done.stdout

@@ -53,7 +53,7 @@ static size_t read_file(const char *name, unsigned char *data)
 
 static size_t u32(const unsigned char *p)
 {
-    return p[0] | p[1] << 8 | p[2] << 16 | (size_t)p[3] << 24;
+    return p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
 }
 
 static size_t read_wav(const char *name, int rate) /* to pcm: how many */
@@ -138,6 +138,8 @@ int main(int argc, char **argv)
             break;
     }
     top = best[1] && surest[0] < threshold; /* no keyword was sure enough */
+    if (!best[top])
+        fail(argv[1], "its scores are not numbers");
     printf("%s %.3f at %.2f s\n", best[top], surest[top],
            start[top] / info.sample_rate);
     free(room);

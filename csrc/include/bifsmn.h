@@ -4,7 +4,7 @@
  * A model file (docs/format.md) holds the front end, the network at all its
  * depths and the labels. The runtime reads it where it lies: in flash, mapped,
  * or in memory, at any address. It allocates nothing and has no globals; all
- * it writes is one block of memory that you give:
+ * it writes is one block of memory that you give, and some 2 KB of stack:
  *
  *     size_t size;
  *     bifsmn *net;
@@ -17,10 +17,11 @@
  * handle, which lies inside the workspace. One handle serves one thread at a
  * time; handles that share a file are independent.
  *
- * Build: any C99 compiler, csrc/src/ *.c with this folder in the include path,
- * and -lm. Give -ffp-contract=off (gcc fuses multiply and add by default on
- * machines that can), and on 32-bit x86 -msse2 -mfpmath=sse: then the network
- * computes the same bits on every machine, the scores but for their last. */
+ * Build: any C99 compiler, bifsmn.c (in the repository csrc/src/ *.c with this
+ * folder in the include path), and -lm. Give -ffp-contract=off (gcc fuses
+ * multiply and add by default on machines that can), no -ffast-math, and on
+ * 32-bit x86 -msse2 -mfpmath=sse: then the network computes the same bits on
+ * every machine, the scores but for their last. */
 
 #ifndef BIFSMN_H
 #define BIFSMN_H
@@ -64,7 +65,8 @@ BIFSMN_API const char *bifsmn_message(int error);
 
 typedef struct bifsmn bifsmn;
 
-/* Check the whole file; bytes of workspace that it needs. */
+/* Check the whole file; bytes of workspace that it needs here: another machine
+ * needs others. */
 BIFSMN_API int bifsmn_workspace_size(const void *file, size_t file_size,
                                      size_t *bytes);
 

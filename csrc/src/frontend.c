@@ -43,8 +43,8 @@ static void fill_mels(struct frontend *f, const struct model *m)
     size_t bins = m->n_fft / 2 + 1, k = 0, i;
 
     for (i = 0; i < m->mels + 2; i++) {
-        double above = load_f32(edges + 4 * i);
-        double below = i ? load_f32(edges + 4 * (i - 1)) : 0;
+        double above = (double)load_f32(edges + 4 * i);
+        double below = i ? (double)load_f32(edges + 4 * (i - 1)) : 0;
 
         for (; k < bins; k++) {
             double hz = (double)k * (double)m->sample_rate / (double)m->n_fft;

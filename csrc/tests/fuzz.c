@@ -131,7 +131,7 @@ static int try_file(const uint8_t *data, size_t size)
 
     memcpy(file, data, size);
     error = bifsmn_workspace_size(file, size, &bytes);
-    if (!error && bytes < 1 << 18) {
+    if (!error && bytes < 1 << 19) {
         uint8_t *workspace = malloc(bytes + 1);
 
         if (bifsmn_open(file, size, workspace + 1, bytes, &net) ||

@@ -59,9 +59,28 @@ README = """\
 
 `bifsmn.h` is the whole interface, `bifsmn.c` the library with every kernel;
 it needs libc and libm and allocates nothing. `model.bifsmn` is the model, and
-`model.h` the same bytes as a C array, for a device without files. `golden.bin`
+`model.h` the same bytes as a C array. `golden.bin`
 holds what every stage gives for four clips, `golden.txt` where each lies; bits
 in two planes are there one plane after the other.
+
+## On a device without files
+
+Take `bifsmn.c`, `bifsmn.h` and `model.h`; the other .c files are programs for
+a PC. Compile with `-ffp-contract=off` and without `-ffast-math`; have 2 KB of
+stack free.
+
+    #include "bifsmn.h"
+    #include "model.h"
+    static unsigned char workspace[BYTES];
+    bifsmn *net;
+    int error = bifsmn_open(bifsmn_model, sizeof bifsmn_model, workspace,
+                            sizeof workspace, &net);
+
+`BYTES` differs between machines: `bifsmn_workspace_size` gives it. What 32-bit
+ARM needs, and whether it computes the same, a PC tells:
+
+    make clean
+    make check CC=arm-linux-gnueabihf-gcc LDFLAGS=-static RUN=qemu-arm
 
 Exporting to this folder again renews the library and the model; `spot.c`,
 `listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE;
