@@ -58,6 +58,10 @@ def check_depth_weights(weights, depths):
     ------
     ValueError
     """
+    if min(weights, default=0) < 0 or not sum(weights):
+        raise ValueError(
+            f"depth_weights must not be negative, nor all 0: {weights}"
+        )
     if len(weights) != len(depths):
         raise ValueError(
             f"depth_weights has {len(weights)} numbers for the {len(depths)} "
@@ -213,6 +217,10 @@ class KeywordBrain(sb.Brain):
                 group = {"params": parameters, "weight_decay": 0.0}
                 groups.append(group | {"lr_factor": factor})
         rest = [p for p in self.modules.parameters() if p not in apart]
+        if self.remove_vector_weight_decay:
+            vectors = [p for p in rest if p.dim() == 1]
+            rest = [p for p in rest if p.dim() != 1]
+            groups.append({"params": vectors, "weight_decay": 0.0})
         self.optimizer = self.opt_class([{"params": rest}, *groups])
         self.scale_learning_rates()
         self.optimizers_dict = {"opt_class": self.optimizer}

@@ -257,7 +257,10 @@ class _EnergyDistance(torch.autograd.Function):
     def backward(ctx, grad):
         x, unit, difference, scale = ctx.saved_tensors
         along = (unit * difference).sum(1, keepdim=True)
-        slope = (difference - along * unit) * (grad / scale)
+        # Where nothing differs, a scaled gradient would be 0 times infinity.
+        largest = torch.finfo(scale.dtype).max
+        grad = (grad / scale).clamp(-largest, largest)
+        slope = (difference - along * unit) * grad
         return 2 * x * slope.view_as(x), None, None
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
-from speechbrain_bifsmn.quantizers.base import along_channels
+from speechbrain_bifsmn.quantizers.base import along_channels, plain
 
 
 def check_input(network, x, depths):
@@ -309,6 +309,20 @@ class _RoundThrough(torch.autograd.Function):
         return grad
 
 
+def round_through(x):
+    """round(x), whose gradient is passed on as it is.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    return torch.round(x) if plain() else _RoundThrough.apply(x)
+
+
 def integer_weights(weight, bits):
     """Symmetric integers and one scale for each output channel.
 
@@ -337,7 +351,7 @@ def integer_weights(weight, bits):
     scale = largest / top
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scale = scale.view(-1, *[1] * (weight.dim() - 1))
-    return _RoundThrough.apply(weight / scale), scale
+    return round_through(weight / scale), scale
 
 
 class IntegerConv2d(Conv2d):
@@ -373,7 +387,7 @@ class IntegerConv2d(Conv2d):
 
     def quantized_input(self, x):
         """The features, rounded and clipped to int8 steps."""
-        steps = _RoundThrough.apply(x / self.step)
+        steps = round_through(x / self.step)
         return steps.clamp(-128, 127) * self.step
 
 

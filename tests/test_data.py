@@ -9,6 +9,7 @@ import re
 import runpy
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from speechbrain_bifsmn.data import download, prepare
 from speechbrain_bifsmn.data.audio import DataError, read_audio, read_pcm
 from speechbrain_bifsmn.data.augment import ClipAugment
-from speechbrain_bifsmn.data.generated import generate_clips
+from speechbrain_bifsmn.data.generated import _splice, generate_clips
 from speechbrain_bifsmn.data.manifest import Clip
 from speechbrain_bifsmn.data.prepare import (
     NOISE,
@@ -573,7 +574,22 @@ def test_spliced_words_have_one_word_s_beginning_and_another_s_end(tmp_path):
             for word in ("yes", "no")
         ]
         generate_clips(silent, ["yes", "no"], tmp_path / "c", 5)
+    with pytest.raises(DataError, match="and so is a word of yours"):
+        named = [replace(clips[0], id="spliced/0"), *clips]
+        generate_clips(named, ["yes", "no", "go"], tmp_path / "c", 5)
     assert not list((tmp_path / "c").glob("*"))
+
+
+def test_a_splice_is_cut_where_nothing_is_said():
+    first, second = np.zeros(16000), np.zeros(16000)
+    first[6400:14400] = second[1600:15200] = 0.1
+    # The very end of the word stands out.
+    second[15199] = 0.9
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        audio = _splice(first, second, 16000, random)
+        assert len(audio) == 16000
+        assert np.abs(audio).max() > 0.8
 
 
 def test_spoken_words_are_none_of_speech_commands(tmp_path):

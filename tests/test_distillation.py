@@ -15,6 +15,8 @@ from speechbrain_bifsmn.distillation import (
     LogitDistillation,
     SubNetworkDistillation,
     _EnergyDistance,
+    energy,
+    energy_distance,
     high_frequency,
 )
 from tests.tiny import tiny_bifsmn
@@ -81,6 +83,14 @@ def test_the_gradient_of_energies_is_autograds(norm):
     unit = squares / squares.norm(dim=1, keepdim=True)
     expected = (unit - target).norm(dim=1).mean()
     assert torch.allclose(ours(x), expected)
+
+
+def test_equal_energies_survive_a_scaled_loss():
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    distance = energy_distance(x, energy(x.detach(), "clip"), "clip")
+    assert distance == 0
+    (65536 * distance).backward()
+    assert torch.isfinite(x.grad).all()
 
 
 def test_hed_survives_silence():
@@ -242,15 +252,18 @@ def test_binarizers_learn_slower_and_are_not_decayed():
     brain.modules = torch.nn.ModuleDict({"model": model})
     brain.checkpointer = None
     brain.opt_class = partial(torch.optim.AdamW, lr=0.5, weight_decay=0.25)
-    brain.init_optimizers()
-    groups = {}
-    for group in brain.optimizer.param_groups:
-        for parameter in group["params"]:
-            groups[parameter] = group["lr"], group["weight_decay"]
-    assert len(groups) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        slow = "_quantizer." in name
-        assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, 0.25))
+    for plain in (False, True):
+        brain.remove_vector_weight_decay = plain
+        brain.init_optimizers()
+        groups = {}
+        for group in brain.optimizer.param_groups:
+            for parameter in group["params"]:
+                groups[parameter] = group["lr"], group["weight_decay"]
+        assert len(groups) == len(list(model.parameters()))
+        for name, parameter in model.named_parameters():
+            decay = 0.0 if plain and parameter.dim() == 1 else 0.25
+            slow = "_quantizer." in name
+            assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, decay))
 
 
 def test_drawn_depths_have_the_loss_of_all_on_average():

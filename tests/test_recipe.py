@@ -46,7 +46,7 @@ def test_a_study_resumes_and_tells_what_is_not_one_bit(
     study.main(command)
     study.main(command)
     assert runs == ["dorefa-fid", "as-released-fid"]
-    folder = tmp_path / "words/study/1"
+    folder = tmp_path / "words/study/1/1"
     rows = json.loads((folder / "study.json").read_text())
     assert rows["dorefa-fid"]["bytes"] > 1000
     assert "is not 1-bit" in rows["as-released-fid"]["refused"]

@@ -498,7 +498,11 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--train_dataloader_opts={batch: 3}", "'batch'"),
         ("--words=low", "words"),
         ("--depth_weights=[1.0, 0.5]", "depth_weights has 2 numbers"),
+        ("--depth_weights=[0.0]", "must not be negative, nor all 0"),
+        ("--norm_batches=2.5", "norm_batches is a whole number"),
+        ("--label_smoothing=1.5", "label_smoothing is from 0 to 1"),
         ("--device=cuda", "sees no GPU"),
+        ("--device=gpu", "runs on cpu or cuda"),
     ]:
         with pytest.raises(ValueError, match=words):
             train("dfsmn.yaml", archive, tmp_path, option)

@@ -124,7 +124,7 @@ def main(arguments):
     )
     args = parser.parse_args(arguments)
     prepared = args.results_folder / args.protocol
-    study = prepared / "study" / str(args.epochs)
+    study = prepared / "study" / str(args.epochs) / str(args.seed)
     shared = {
         "data_folder": args.data_folder,
         "results_folder": str(args.results_folder),

@@ -148,6 +148,14 @@ POSITIVE = (
     "sample_rate",
     "samples",
 )
+WHOLE = (
+    "classes",
+    "epoch_clips",
+    "feature_copies",
+    "norm_batches",
+    "number_of_epochs",
+    "samples",
+)
 
 
 def prepare(prepared, run, hparams, now, resuming):
@@ -199,8 +207,10 @@ def dataio_prepare(hparams, device, noise, teacher=None):
     datasets = {}
     for split in ("train", "valid", "test"):
         manifest = folder / f"{split}.csv"
-        check_lengths(read_manifest(manifest), hparams["samples"])
-        data = DynamicItemDataset.from_csv(manifest)
+        rows = read_manifest(manifest)
+        check_lengths(rows, hparams["samples"])
+        # Not from_csv, for which a $ in a path is a variable.
+        data = DynamicItemDataset({row["ID"]: row for row in rows})
         if hparams["cache_features"]:
             cache = cached_features(hparams, manifest, split, device, noise)
             items = [cached_pipeline(cache, "feats", hparams)]
@@ -319,6 +329,8 @@ def main(arguments):
         hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
     check(hparams)
     device = run_opts["device"] or sb.utils.distributed.infer_device()
+    if run_opts["device"] and not device.startswith(("cpu", "cuda")):
+        raise ValueError(f"--device={device}: training runs on cpu or cuda")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device={device}: this torch sees no GPU")
     thin = len(hparams["model"].depths) - 1
@@ -404,7 +416,9 @@ def apart(folder, overrides):
         for line in overrides.splitlines()
         if not line.startswith("output_folder:")
     ]
-    return "\n".join([*others, f"output_folder: {folder}/debug"]) + "\n"
+    # JSON is YAML, whatever is in the path.
+    debug = f"output_folder: {json.dumps(f'{folder}/debug')}"
+    return "\n".join([*others, debug]) + "\n"
 
 
 def check(hparams):
@@ -412,6 +426,14 @@ def check(hparams):
     for key in POSITIVE:
         if hparams[key] <= 0:
             raise ValueError(f"--{key} must be positive, not {hparams[key]}")
+    for key in WHOLE:
+        if not isinstance(hparams[key], int):
+            raise ValueError(f"--{key} is a whole number, not {hparams[key]}")
+    if not 0 <= hparams["label_smoothing"] <= 1:
+        raise ValueError(
+            "--label_smoothing is from 0 to 1, not "
+            f"{hparams['label_smoothing']}"
+        )
     check_depth_weights(hparams["depth_weights"], hparams["model"].depths)
     if hparams.get("cache_teacher"):
         teaching = [x for x in hparams["distillation"] if x.weight]

@@ -128,6 +128,11 @@ def generate_clips(
     ):
         if not count:
             continue
+        if any(Path(clip.id).parent.name == name for clip in clips):
+            raise DataError(
+                f"generated clips are called {name}, and so is a word of "
+                "yours: give its folder another name"
+            )
         facts = [FORMAT, count, sample_rate, [str(x) for x in source]]
         facts = json.dumps(facts)
         digest = hashlib.sha256(facts.encode()).hexdigest()[:12]

@@ -332,7 +332,8 @@ def _scan(folder):
         return {
             entry.name: entry.stat().st_size
             for entry in sorted(entries, key=lambda entry: entry.name)
-            if entry.name.endswith(".wav") and not entry.name.startswith(".")
+            if entry.name.lower().endswith(".wav")
+            and not entry.name.startswith(".")
         }
 
 

@@ -65,6 +65,18 @@ def polynomial_gradient(grad, x):
     return grad * (2 - 2 * x.abs()).clamp(min=0)
 
 
+def plain():
+    """Whether to compute without own gradients, by PyTorch's operations alone.
+
+    Then torch.export and torch.jit.trace understand what is done.
+
+    Returns
+    -------
+    bool
+    """
+    return not torch.is_grad_enabled() or torch.jit.is_tracing()
+
+
 class _SurrogateSign(torch.autograd.Function):
     """sign(x) forward, backward(grad, x) back."""
 
@@ -101,10 +113,7 @@ def surrogate_sign(x, backward=clip_gradient):
     >>> x.grad
     tensor([0., 1.])
     """
-    if torch.is_grad_enabled():
-        return _SurrogateSign.apply(x, backward)
-    # Without gradients plain operations, which torch.export understands.
-    return sign(x)
+    return sign(x) if plain() else _SurrogateSign.apply(x, backward)
 
 
 class _Scale(torch.autograd.Function):
@@ -131,9 +140,7 @@ def scale_forward(x, scale):
     -------
     torch.Tensor
     """
-    if torch.is_grad_enabled():
-        return _Scale.apply(x, scale)
-    return x * scale
+    return x * scale if plain() else _Scale.apply(x, scale)
 
 
 def per_channel(weight, statistic):
