@@ -4,7 +4,7 @@
     python results.py --data_folder=speech_commands --jobs 2 --seeds 1 2 3
     python results.py --data_folder=speech_commands --rows teacher best
     python results.py --data_folder=speech_commands --rows mine \\
-        --beside predictions/GSC-10-before.json
+        --beside predictions/GSC-10.json
 
 Trains what is not trained yet, teachers before the students that learn from
 them, one process each; runs every network on every test clip at every depth,

@@ -59,9 +59,9 @@ README = """\
 
 `bifsmn.h` is the whole interface, `bifsmn.c` the library with every kernel;
 it needs libc and libm and allocates nothing. `model.bifsmn` is the model, and
-`model.h` the same bytes as a C array. `golden.bin`
-holds what every stage gives for four clips, `golden.txt` where each lies; bits
-in two planes are there one plane after the other.
+`model.h` the same bytes as a C array. `golden.bin` holds what every stage gives
+for four clips, `golden.txt` where each lies; bits in two planes are there one
+plane after the other.
 
 ## On a device without files
 
