@@ -52,12 +52,20 @@ def spot(args):
         found = spotter.spot_file(wav)
         rows.append({"file": wav, "depth": spotter.depth, **vars(found)})
         if not args.json:
-            print(
-                f"{wav}: {found.label} ({100 * found.probability:.0f} %) "
-                f"at {found.start:.2f} s"
-            )
+            print(f"{wav}: {heard(found, args.threshold)}")
     if args.json:
         print(json.dumps(rows, indent=1))
+
+
+def heard(found, threshold):
+    """What was heard in a clip; a keyword that was not sure enough as well."""
+    text = f"{found.label} ({100 * found.probability:.0f} %)"
+    text += f" at {found.start:.2f} s"
+    surest = max(found.posteriors, key=found.posteriors.get)
+    if surest != found.label:
+        text += f"; {surest} ({100 * found.posteriors[surest]:.0f} %) is below "
+        text += f"the threshold of {100 * threshold:g} %"
+    return text
 
 
 def listen(args):

@@ -110,7 +110,9 @@ def test_spot_pads_short_clips_and_scans_long_ones(
     cli.main(["spot", "-m", str(model_file), waves[0], "--depth", "1"])
     assert whole["file"] in capsys.readouterr().out
     cli.main(["spot", "-m", str(model_file), *waves, "--threshold", "1"])
-    assert "high" not in re.sub(r".*\.wav:", "", capsys.readouterr().out)
+    lines = re.findall(r"\.wav: (.*)", capsys.readouterr().out)
+    assert all(line.startswith("_") for line in lines)
+    assert re.search(r"; high \(\d+ %\) is below .* of 100 %$", lines[0])
     with pytest.raises(SystemExit, match="threshold 70.0 is not from 0 to 1"):
         cli.main(["spot", "-m", str(model_file), *waves, "--threshold", "70"])
 
