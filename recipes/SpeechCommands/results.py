@@ -87,8 +87,8 @@ ROWS = {
 }
 # Beside results.md, what all networks said.
 PREDICTIONS = "predictions.json"
-# The row that no other one teaches.
-TEACHER = "teacher"
+# The rows that teach others, and are trained as long as their YAMLs say.
+TEACHERS = "teacher", "fp32"
 # Every other row takes these from the best one's YAML: the same data, ...
 DATA = (
     "unknown_percentage",
@@ -96,7 +96,7 @@ DATA = (
     *GENERATED,
     "epoch_clips",
 )
-# ... and, but for that teacher, the same budget.
+# ... and, but for those teachers, the same budget.
 BUDGET = "number_of_epochs"
 
 
@@ -162,7 +162,7 @@ def plan(args):
             "seed": seed,
             **data,
         }
-        if row != TEACHER:
+        if row not in TEACHERS:
             shared[BUDGET] = best[BUDGET]
         shared |= options
         named = settings(HPARAMS / yaml, json.dumps(shared))
