@@ -3,9 +3,10 @@
 
     python release.py results/GSC-10/bifsmn_best/1
 
-Writes speechbrain_bifsmn/pretrained/gsc10: the trained folder without what
-only this machine knows, the exported file, README.md and pictures. Every
-figure in the card is measured here, on the file, through the C library.
+Give it, of a row's seeds, the one that errs least on validation clips. It
+writes speechbrain_bifsmn/pretrained/gsc10: the trained folder without what only
+this machine knows, the exported file, README.md and pictures. Every figure in
+the card is measured here, on the file, through the C library.
 """
 
 import argparse
@@ -80,20 +81,21 @@ windows, posteriors and threshold ({threshold}, chosen on validation clips) of
 
 ![keywords missed against false alarms](det.png)
 
-This is one network, seed {seed}; the recipe's README has mean and deviation
-over seeds, other networks, and intervals.
+This is one network, seed {seed}, which erred least of its row's on validation
+clips; the recipe's README has mean and deviation over seeds, other networks, and
+intervals.
 
 ## How it was trained
 
 `hparams/bifsmn_best.yaml`, {epochs} epochs, from a full-precision network of
-its shape (`hparams/dfsmn_best.yaml`, as many epochs) and taught by three such,
-on the part of Speech Commands V2 that was at hand ({train:,} clips, three other
-words as unknown), and on generated clips: {spliced_unknowns:,} pseudo-words
-spliced from two recordings, {spoken_unknowns:,} other words and
-{spoken_keywords:,} keywords said by eSpeak NG, and {quiet_silences:,} silences
-with next to no sound. Checkpoint and settings were chosen on validation
-clips: keywords by other speakers, and unknown words none of which was trained
-on, most of them by speakers who were.
+its shape (`hparams/dfsmn_best.yaml`) and taught by three such, on the part of
+Speech Commands V2 that was at hand ({train:,} clips, three other words as
+unknown), and on generated clips: {spliced_unknowns:,} pseudo-words spliced from
+two recordings, {spoken_unknowns:,} other words and {spoken_keywords:,} keywords
+said by eSpeak NG, and {quiet_silences:,} silences with next to no sound.
+Checkpoint and settings were chosen on validation clips: keywords by other
+speakers, and unknown words none of which was trained on, most of them by
+speakers who were.
 
 ![training curves](curves.png)
 
