@@ -82,8 +82,8 @@ windows, posteriors and threshold ({threshold}, chosen on validation clips) of
 ![keywords missed against false alarms](det.png)
 
 This is one network, seed {seed}, which erred least of its row's on validation
-clips; the recipe's README has mean and deviation over seeds, other networks, and
-intervals.
+clips; the recipe's README has mean and deviation over seeds, other networks,
+and intervals.
 
 ## How it was trained
 
