@@ -61,10 +61,10 @@ def heard(found, threshold):
     """What was heard in a clip; a keyword that was not sure enough as well."""
     text = f"{found.label} ({100 * found.probability:.0f} %)"
     text += f" at {found.start:.2f} s"
-    surest = max(found.posteriors, key=found.posteriors.get)
-    if surest != found.label:
-        text += f"; {surest} ({100 * found.posteriors[surest]:.0f} %) is below "
-        text += f"the threshold of {100 * threshold:g} %"
+    surest, most = max(found.posteriors.items(), key=lambda row: row[1])
+    if surest != found.label and most < threshold:
+        text += f"; {surest} ({100 * most:.0f} %) is below the threshold of "
+        text += f"{100 * threshold:g} %"
     return text
 
 

@@ -113,6 +113,11 @@ def test_spot_pads_short_clips_and_scans_long_ones(
     lines = re.findall(r"\.wav: (.*)", capsys.readouterr().out)
     assert all(line.startswith("_") for line in lines)
     assert re.search(r"; high \(\d+ %\) is below .* of 100 %$", lines[0])
+    # A keyword that is believed, however sure the network is of silence.
+    soundfile.write(tmp_path / "quiet.wav", quiet[:16000], 16000)
+    command = ["spot", "-m", str(model_file), str(tmp_path / "quiet.wav")]
+    cli.main([*command, "--threshold", "0"])
+    assert "below" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="threshold 70.0 is not from 0 to 1"):
         cli.main(["spot", "-m", str(model_file), *waves, "--threshold", "70"])
 
