@@ -11,7 +11,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tests.test_native import SHAPES, build, make
+from tests.test_native import (
+    SHAPES,
+    STACK_FLAGS,
+    build,
+    check_stack,
+    make,
+)
 
 AARCH64 = "aarch64-linux-gnu"
 TARGETS = (
@@ -117,6 +123,13 @@ def test_every_stage_equals_the_host(tmp_path, target, on_the_host):
                 np.testing.assert_allclose(scores(a), scores(b), 1e-4, 1e-4)
             else:
                 assert a == b, name
+
+
+def test_stack_is_what_the_header_says(tmp_path, target):
+    there = tmp_path / "there"
+    program = build("tests/stack.c", there, f"{target}-gcc", *STACK_FLAGS)
+    most = (2 if target.startswith("arm") else 6) * 1024
+    check_stack([emulator(target), program], tmp_path, most)
 
 
 @pytest.mark.parametrize(

@@ -252,8 +252,11 @@ def test_what_a_model_says_of_itself():
 def test_wrong_arguments_are_named():
     engine = NativeEngine(make().to_bytes())
     features = np.zeros((13, 9), np.int8)
-    with pytest.raises(ValueError, match="depth; it can at 3, 2, 1"):
-        engine.scores(features, 5)
+    pcm = np.zeros(300, np.int16)
+    for run, x in [(engine.scores, features), (engine.scores_pcm, pcm)]:
+        for depth in (5, 2**32 + 3):
+            with pytest.raises(ValueError, match="depth; it can at 3, 2, 1"):
+                run(x, depth)
     with pytest.raises(ValueError, match=r"int8 \[13, 9\], not int8 \[9, 13\]"):
         engine.scores(features.T, 3)
     with pytest.raises(ValueError, match="int8"):
@@ -443,6 +446,9 @@ def test_text_is_read_in_python(tag, text, message):
     data = damaged((tag, 0, f"{len(text)}s", text))
     with pytest.raises(ModelFileError, match=message):
         Model.from_bytes(data)
+    if tag == "LABL":
+        with pytest.raises(ModelFileError, match=message):
+            NativeEngine(data)
 
 
 def test_later_minor_version_may_add_sections():
@@ -483,6 +489,22 @@ def build(program, out, compiler="gcc", *flags):
         check=True,
     )
     return out
+
+
+STACK_FLAGS = "-O3", "-static", "-pthread"
+
+
+def check_stack(program, folder, most):
+    """What each call uses of the stack, in bytes, is not more."""
+    sizes = [{}, {"flags": 63}, {"flags": 24, "half": False}]
+    for i, flags in enumerate(sizes):
+        file = folder / f"{i}.bifsmn"
+        file.write_bytes(make(i, **SHAPES["default"], **flags).to_bytes())
+        lines = subprocess.check_output([*program, file], text=True)
+        used = dict(line.split() for line in lines.splitlines())
+        assert {"open", "scalar"} <= set(used)
+        for name, stack in used.items():
+            assert 0 < int(stack) <= most, (name, stack)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -534,6 +556,11 @@ def test_misuse_is_refused(tmp_path):
     done = subprocess.run([program, file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "every misuse is refused\n"
+
+
+def test_stack_is_what_the_header_says(tmp_path):
+    program = build("tests/stack.c", tmp_path / "stack", "gcc", *STACK_FLAGS)
+    check_stack([program], tmp_path, most=6 * 1024)
 
 
 def test_example(tmp_path):

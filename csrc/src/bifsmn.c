@@ -189,6 +189,17 @@ int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
     return BIFSMN_OK;
 }
 
+/* The place of a depth among the model's; their number, if it is none. */
+static size_t find_depth(const bifsmn *net, int depth)
+{
+    size_t i;
+
+    for (i = 0; i < net->model.depths; i++)
+        if (net->depth[i] == depth)
+            break;
+    return i;
+}
+
 int bifsmn_run_features(bifsmn *net, const int8_t *features, int depth,
                         float *scores)
 {
@@ -196,12 +207,10 @@ int bifsmn_run_features(bifsmn *net, const int8_t *features, int depth,
 
     if (!net || !features || !scores)
         return BIFSMN_ERROR_ARGUMENT;
-    for (i = 0; i < net->model.depths; i++)
-        if (net->depth[i] == depth) {
-            bifsmn_network_run(net, features, i, scores);
-            return BIFSMN_OK;
-        }
-    return BIFSMN_ERROR_DEPTH;
+    if ((i = find_depth(net, depth)) == net->model.depths)
+        return BIFSMN_ERROR_DEPTH;
+    bifsmn_network_run(net, features, i, scores);
+    return BIFSMN_OK;
 }
 
 int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples, int depth,
@@ -211,6 +220,8 @@ int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples, int depth,
 
     if (!net || !scores)
         return BIFSMN_ERROR_ARGUMENT;
+    if (find_depth(net, depth) == net->model.depths)
+        return BIFSMN_ERROR_DEPTH;
     if ((error = bifsmn_features(net, pcm, samples, net->features)) !=
         BIFSMN_OK)
         return error;

@@ -137,8 +137,10 @@ static inline uint64_t b1_packed_size(size_t N, size_t K)
 extern const struct bifsmn_kernels bifsmn_kernels_avx512;
 extern const struct bifsmn_kernels bifsmn_kernels_avx2;
 #endif
-/* Every 64-bit ARM has NEON; neon_dot has the dot products of ARMv8.4 too. */
-#if defined(__aarch64__) && !defined(__AARCH64EB__) && defined(__GNUC__)
+/* Every 64-bit ARM has NEON; neon_dot has the dot products of ARMv8.4 too.
+ * Their assembly takes a size_t for a whole register: not with ILP32. */
+#if defined(__aarch64__) && !defined(__AARCH64EB__) && defined(__GNUC__) && \
+    UINTPTR_MAX > 0xffffffffu
 #define BIFSMN_NEON
 extern const struct bifsmn_kernels bifsmn_kernels_neon_dot;
 extern const struct bifsmn_kernels bifsmn_kernels_neon;

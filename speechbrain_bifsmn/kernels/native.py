@@ -162,10 +162,12 @@ class NativeEngine:
         self._check(self._lib.bifsmn_info(self._net, ctypes.byref(self.info)))
         self.kernels = self.info.kernels.decode()
         self.depths = tuple(self.info.depth[: self.info.depths])
-        self.labels = [
-            self._lib.bifsmn_label(self._net, i).decode()
-            for i in range(self.info.classes)
-        ]
+        names = range(self.info.classes)
+        names = [self._lib.bifsmn_label(self._net, i) for i in names]
+        try:
+            self.labels = [name.decode() for name in names]
+        except UnicodeDecodeError:
+            raise ModelFileError("section LABL is not UTF-8 text") from None
 
     def features(self, pcm):
         """Front end.
@@ -205,6 +207,9 @@ class NativeEngine:
         shape = self.info.frames, self.info.mels
         features = _checked(features, np.int8, shape, "features")
         out = np.empty(self.info.classes, np.float32)
+        if depth not in self.depths:
+            # C would take it modulo 2^32.
+            self._check(ERROR_DEPTH)
         with self._lock:
             error = self._lib.bifsmn_run_features(
                 self._net, features.ctypes.data, depth, out.ctypes.data
@@ -228,6 +233,9 @@ class NativeEngine:
         """
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
         out = np.empty(self.info.classes, np.float32)
+        if depth not in self.depths:
+            # C would take it modulo 2^32.
+            self._check(ERROR_DEPTH)
         with self._lock:
             error = self._lib.bifsmn_run(
                 *(self._net, pcm.ctypes.data, pcm.size),
