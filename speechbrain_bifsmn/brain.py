@@ -58,6 +58,8 @@ def check_depth_weights(weights, depths):
     ------
     ValueError
     """
+    if not all(isinstance(weight, int | float) for weight in weights):
+        raise ValueError(f"depth_weights are numbers, not {weights}")
     if min(weights, default=0) < 0 or not sum(weights):
         raise ValueError(
             f"depth_weights must not be negative, nor all 0: {weights}"
@@ -260,6 +262,8 @@ class KeywordBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
             return
+        if stage == sb.Stage.VALID:
+            self.check_finite(epoch)
         results = self.results()
         accuracy = {depth: row["accuracy"] for depth, row in results.items()}
         stats = {f"acc{depth}": value for depth, value in accuracy.items()}
@@ -290,6 +294,23 @@ class KeywordBrain(sb.Brain):
             self.checkpointer.save_and_keep_only(
                 meta={"error": error, "epoch": epoch}, min_keys=["error"]
             )
+
+    def check_finite(self, epoch):
+        """Stop a training that has diverged, before it is kept.
+
+        SpeechBrain skips a step whose loss is no number, and gives up after
+        some; an epoch may have fewer.
+
+        Raises
+        ------
+        ValueError
+        """
+        for name, values in self.modules.model.state_dict().items():
+            if not values.isfinite().all():
+                raise ValueError(
+                    f"training has diverged in epoch {epoch}: {name} has "
+                    "values that are no numbers; choose a lower --lr"
+                )
 
     def record(self, epoch, valid_loss, accuracy):
         """Append an epoch to ``history.json``, for the training curves."""

@@ -122,6 +122,8 @@ class LogitDistillation(Distillation):
 
     def __init__(self, weight=1.0, temperature=2.0):
         super().__init__(weight)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
         self.temperature = temperature
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ def load_hyperparameters(path, overrides, used, optional=()):
         overridden = YAML(typ="safe").load(overrides or "{}") or {}
     except YAMLError as error:
         raise HyperparameterError(
-            f"cannot read the options: {error.problem or error}"
+            f"cannot read the options: {_problem(error)}"
         ) from error
     for key in overridden:
         if key not in keys:
@@ -79,7 +79,7 @@ def load_hyperparameters(path, overrides, used, optional=()):
         with open(path, encoding="utf-8") as f:
             return load_hyperpyyaml(f, overrides)
     except YAMLError as error:
-        raise HyperparameterError(f"{path}: {error.problem}") from error
+        raise HyperparameterError(f"{path}: {_problem(error)}") from error
     except HyperparameterError:
         raise
     except (
@@ -102,6 +102,16 @@ def _check_types(path, overridden):
     defaults = YAML().load(path.read_text(encoding="utf-8"))
     for key, value in overridden.items():
         default = defaults[key]
+        if isinstance(default, dict):
+            # null is for none of it, as in --wav_augment=null.
+            if not isinstance(value, dict | None):
+                raise HyperparameterError(
+                    f"--{key} is a mapping or null, not {value!r}"
+                )
+        elif value is None and default is not None:
+            raise HyperparameterError(f"--{key} needs a value")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise HyperparameterError(f"--{key} is text, not {value!r}")
         for kind, name in ((bool, "True or False"), (list, "a list")):
             if isinstance(default, kind) and not isinstance(value, kind):
                 raise HyperparameterError(f"--{key} is {name}, not {value!r}")
@@ -241,6 +251,11 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
         model: !ref <model>
 """
+
+
+def _problem(error):
+    """What a YAML parser found wrong, without the values it found."""
+    return (error.problem or str(error)).split(" with value")[0]
 
 
 def _hint(key, keys):

@@ -277,6 +277,11 @@ class Memory(_Layer):
     """
 
     def __init__(self, channels, left=2, right=2, dilation=1, *quantizers):
+        if min(left, right) < 0 or dilation < 1:
+            raise ValueError(
+                "taps need left and right of at least 0 and a dilation of at "
+                f"least 1, not {left}, {right}, {dilation}"
+            )
         super().__init__(
             (channels, left + 1 + right), *quantizers, channels=channels
         )

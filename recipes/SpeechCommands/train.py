@@ -249,6 +249,8 @@ def teacher_folders(hparams):
         return []
     folders = hparams["teacher_folder"]
     folders = [folders] if isinstance(folders, str) else folders
+    if not folders or not all(isinstance(x, str) for x in folders):
+        raise ValueError(f"--teacher_folder names no teacher: {folders!r}")
     return [Path(folder) / "model" for folder in folders]
 
 

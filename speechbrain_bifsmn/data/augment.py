@@ -42,6 +42,33 @@ class ClipAugment:
     snr_high: float = 30.0
     sample_rate: int = 16000
 
+    def __post_init__(self):
+        """Refuse what no clip could be changed by.
+
+        Raises
+        ------
+        ValueError
+        """
+        for name, good, words in [
+            ("speed", 0 <= self.speed < 1, "from 0 to below 1"),
+            ("shift", self.shift >= 0, "at least 0"),
+            ("gain", self.gain >= 0, "at least 0"),
+            (
+                "noise_probability",
+                0 <= self.noise_probability <= 1,
+                "from 0 to 1",
+            ),
+            (
+                "snr_low",
+                self.snr_low <= self.snr_high,
+                f"at most snr_high, {self.snr_high}",
+            ),
+        ]:
+            if not good:
+                raise ValueError(
+                    f"{name} must be {words}, not {getattr(self, name)}"
+                )
+
     def __call__(self, wavs, noise=None):
         """Augment a batch.
 

@@ -59,10 +59,10 @@ class LogMel(nn.Module):
     ):
         super().__init__()
         win_length = win_length or n_fft
-        if not hop_length <= win_length <= n_fft:
+        if not 0 < hop_length <= win_length <= n_fft:
             raise ValueError(
-                "the front end needs hop_length <= win_length <= n_fft, got "
-                f"{hop_length}, {win_length}, {n_fft}"
+                "the front end needs 0 < hop_length <= win_length <= n_fft, "
+                f"got {hop_length}, {win_length}, {n_fft}"
             )
         if f_max and f_max > sample_rate / 2:
             raise ValueError(
