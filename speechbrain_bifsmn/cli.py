@@ -44,28 +44,40 @@ def export(args):
 
 def spot(args):
     """Keyword of each sound file."""
+    from speechbrain_bifsmn.data.audio import DataError
     from speechbrain_bifsmn.spotting import Spotter
 
     spotter = Spotter(args.model, args.depth, threshold=args.threshold)
     rows = []
     for wav in args.wav:
-        found = spotter.spot_file(wav)
+        try:
+            found = spotter.spot_file(wav)
+        except DataError as error:
+            # The others are heard all the same.
+            rows.append({"file": wav, "error": str(error)})
+            print(f"bifsmn: {error}", file=sys.stderr)
+            continue
         rows.append({"file": wav, "depth": spotter.depth, **vars(found)})
         if not args.json:
             print(f"{wav}: {heard(found, args.threshold)}")
     if args.json:
         print(json.dumps(rows, indent=1))
+    if any("error" in row for row in rows):
+        sys.exit(1)
 
 
 def heard(found, threshold):
-    """What was heard in a clip; a keyword that was not sure enough as well."""
+    """What was heard in a clip, and which keyword was not sure enough."""
     text = f"{found.label} ({100 * found.probability:.0f} %)"
     text += f" at {found.start:.2f} s"
     surest, most = max(found.posteriors.items(), key=lambda row: row[1])
-    if surest != found.label and most < threshold:
-        text += f"; {surest} ({100 * most:.0f} %) is below the threshold of "
-        text += f"{100 * threshold:g} %"
-    return text
+    below = f"below the threshold of {100 * threshold:g} %"
+    if most >= threshold:
+        return text
+    if surest != found.label:
+        return f"{text}; {surest} ({100 * most:.0f} %) is {below}"
+    # A model without classes named _..._ names the likeliest word regardless.
+    return text if surest.startswith("_") else f"{text}; {below}"
 
 
 def listen(args):
@@ -231,7 +243,8 @@ def parser():
         spot,
         "Recognise the keyword of each recording. Longer recordings than the "
         "model's window are scanned; posteriors are averaged over four windows "
-        "and the surest keyword is reported.",
+        "and the surest keyword is reported. A model that only knows keywords "
+        "always reports one, and says if it is below the threshold.",
         epilog="example: bifsmn spot yes.wav --depth 2",
     )
     add_model(sub)
@@ -324,6 +337,8 @@ def add_model(sub):
 def main(arguments=None):
     """Run a command; every mistake of the user's is one line."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if sys.stdout is None:
+        sys.exit("bifsmn: standard output is closed: nobody could read it")
     args = parser().parse_args(arguments)
     try:
         args.run(args)

@@ -15,6 +15,9 @@ from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
 from speechbrain_bifsmn.pretrained import FOLDER
 
+# A trained folder, weights last.
+FILES = "hyperparams.yaml", "labels.txt", "training.json", "model.ckpt"
+
 
 def save_trained(folder, hparams_file, overrides, model, labels, facts):
     """Write a folder that can be moved, loaded and exported.
@@ -261,8 +264,15 @@ def trained_folder(path):
     if not path.is_dir():
         raise FileNotFoundError(f"no folder {path}")
     for folder in (path, path / "model"):
-        if (folder / "model.ckpt").is_file():
-            return folder
+        if not (folder / "model.ckpt").is_file():
+            continue
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} is not a whole trained folder: it has no "
+                    f"{name}; copy it again"
+                )
+        return folder
     raise FileNotFoundError(
         f"{path} is not a trained folder: it has no model.ckpt. "
         "recipes/SpeechCommands/train.py writes one"

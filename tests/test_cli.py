@@ -330,7 +330,7 @@ def test_without_the_compiled_core_numba_runs_and_says_so(
 
 
 def test_bad_input_to_the_command_is_one_line(
-    model_file, results, tmp_path, archive, monkeypatch
+    model_file, results, tmp_path, archive, monkeypatch, capsys
 ):
     good = sorted((archive / "low").iterdir())[0]
     clip, _ = soundfile.read(good, dtype="int16")
@@ -342,16 +342,36 @@ def test_bad_input_to_the_command_is_one_line(
     corrupt.write_bytes(b"RIFF and nothing else")
     raw = tmp_path / "clip.raw"
     raw.write_bytes(clip.tobytes())
+    latin, pipe = tmp_path / os.fsdecode(b"r\xe9.wav"), tmp_path / "pipe.wav"
+    shutil.copyfile(good, latin)
+    os.mkfifo(pipe)
+    bad = {
+        slow: "8000 Hz",
+        stereo: "2 channel",
+        corrupt: "not a readable sound file",
+        tmp_path / "no.wav": "no such file",
+        raw: "bifsmn listen",
+        latin: r"r\xe9.wav: its name is not UTF-8",
+        pipe: "a pipe",
+    }
+    files = [*map(str, bad), str(good)]
+    # What cannot be heard is said; the rest is heard.
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["spot", "-m", str(model_file), "--json", *files])
+    assert stopped.value.code == 1
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert [row["file"] for row in rows] == files
+    assert ["label" in row for row in rows] == [False] * len(bad) + [True]
+    lines = err.splitlines()
+    for line, row, words in zip(lines, rows, bad.values(), strict=False):
+        assert line == f"bifsmn: {row['error']}" and words in line
+    assert len(lines) == len(bad)
     trained = results / "bifsmn/1"
     data = model_file.read_bytes()
     cut.write_bytes(data[:1000])
     altered.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
     for arguments, words in [
-        (["spot", "-m", model_file, slow], "8000 Hz"),
-        (["spot", "-m", model_file, stereo], "2 channel"),
-        (["spot", "-m", model_file, corrupt], "not a readable sound file"),
-        (["spot", "-m", model_file, tmp_path / "no.wav"], "no such file"),
-        (["spot", "-m", model_file, raw], "bifsmn listen"),
         (["eval", archive, "--protocol", "words"], "--words for an own list"),
         (["spot", "-m", cut, good], "truncated"),
         (["spot", "-m", altered, good], "checksum"),
@@ -359,6 +379,7 @@ def test_bad_input_to_the_command_is_one_line(
         (["spot", "-m", model_file, good, "--depth", "3"], "at depth 2, 1"),
         (["info", good], "not a BiFSMN"),
         (["export", tmp_path, "-o", tmp_path], "not a trained folder"),
+        (["export", trained, "-o", good], f"{good} is a file"),
         (
             ["export", trained, "-o", tmp_path, "--manifest", good],
             f"{good} is no manifest",
@@ -381,6 +402,28 @@ def test_bad_input_to_the_command_is_one_line(
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(SystemExit, match="standard input is closed"):
         cli.main(["listen"])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit, match="standard output is closed"):
+        cli.main(["info"])
+
+
+def test_a_folder_without_all_its_files_is_not_exported(results, tmp_path):
+    for name in ("hyperparams.yaml", "labels.txt", "training.json"):
+        folder = tmp_path / name
+        shutil.copytree(results / "bifsmn/1/model", folder)
+        (folder / name).unlink()
+        with pytest.raises(SystemExit, match=f"it has no {name}"):
+            cli.main(["export", str(folder), "-o", str(tmp_path / "out")])
+
+
+def test_weights_that_are_no_numbers_are_named(results, tmp_path):
+    shutil.copytree(results / "bifsmn/1/model", tmp_path / "model")
+    state = torch.load(tmp_path / "model/model.ckpt")
+    state["conv2.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "model/model.ckpt")
+    with pytest.raises(SystemExit, match="conv2.weight .* no numbers"):
+        cli.main(["export", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_refuses_a_full_precision_network(results, tmp_path):

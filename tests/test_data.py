@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import runpy
@@ -237,6 +238,7 @@ def own(*words):
         (None, own("yes", "lamp"), "folders that are not .*: lamp"),
         (None, {"unknown_percentage": 95}, "stay below 100"),
         (None, {"testing_percentage": -1}, "neither may be negative"),
+        (None, {"testing_percentage": math.nan}, "neither may be negative"),
         (None, {"unknown_percentage": 0}, "train split has 9 .*10 labels"),
         (None, {"validation_percentage": 0}, "valid split has 0 of"),
         (None, {"test_folder": "nowhere"}, "nowhere: there is no such folder"),
@@ -248,6 +250,16 @@ def own(*words):
         (lambda root: write(root / BAD, rate=8000), {}, f"{BAD}: 8000 Hz"),
         (lambda root: write(root / BAD, channels=2), {}, "2 channel.*ffmpeg"),
         (lambda root: write(root / BAD, samples=0), {}, f"{BAD}: no samples"),
+        (
+            lambda root: [write(root / f"yes/a.{x}") for x in ("wav", "WAV")],
+            {},
+            "a.WAV and a.wav would be the same clip",
+        ),
+        (
+            lambda root: write(root / os.fsdecode(b"yes/\xe9.wav")),
+            {},
+            r"yes/\\xe9.wav: its name is not UTF-8",
+        ),
         (
             lambda root: (root / BAD).write_bytes(b"RIFF"),
             {},

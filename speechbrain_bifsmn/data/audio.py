@@ -4,6 +4,7 @@ Every part of the package takes its samples from here, so that training, the
 command line and the C engine hear the same numbers.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,25 @@ UNKNOWN_LENGTH = 0x7FFF0000
 
 class DataError(ValueError):
     """The data are not what was asked for; the message says what to do."""
+
+
+def check_name(path):
+    """Refuse names that a manifest cannot hold.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Raises
+    ------
+    DataError
+        If the name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(f"{name}: its name is not UTF-8: rename it") from None
 
 
 def check_audio(path, sample_rate=SAMPLE_RATE):
@@ -38,9 +58,15 @@ def check_audio(path, sample_rate=SAMPLE_RATE):
     Raises
     ------
     DataError
-        If it is missing, unreadable, empty, a WAV cut off, not mono or at
-        another rate.
+        If it is missing, unreadable, empty, a WAV cut off, a pipe, not mono or
+        at another rate.
     """
+    check_name(path)
+    if Path(path).is_fifo():
+        raise DataError(
+            f"{path}: a pipe, which cannot be read twice: save the recording, "
+            "or pipe samples without a header to `bifsmn listen`"
+        )
     try:
         info = soundfile.info(str(path), verbose=True)
     except TypeError:

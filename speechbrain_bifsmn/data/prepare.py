@@ -19,7 +19,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from speechbrain_bifsmn import __version__
-from speechbrain_bifsmn.data.audio import SAMPLE_RATE, DataError, check_audio
+from speechbrain_bifsmn.data.audio import (
+    SAMPLE_RATE,
+    DataError,
+    check_audio,
+    check_name,
+)
 from speechbrain_bifsmn.data.download import ARCHIVES
 from speechbrain_bifsmn.data.download import download as download_archive
 from speechbrain_bifsmn.data.generated import generate_clips
@@ -239,7 +244,8 @@ def read_seal(folder):
 
 def _check_shares(first, second, first_name, second_name):
     """Two percentages that leave something for the rest."""
-    if first < 0 or second < 0 or first + second >= 100:
+    # Put so that NaN is refused as well.
+    if not (first >= 0 and second >= 0 and first + second < 100):
         raise DataError(
             f"--{first_name}percentage {first} and --{second_name}percentage "
             f"{second}: neither may be negative, together they have to stay "
@@ -329,12 +335,22 @@ def _find_test(data_folder, root, protocol, test_folder, download):
 def _scan(folder):
     """Sizes of the clips in a folder, by name, in order."""
     with os.scandir(folder) as entries:
-        return {
+        sizes = {
             entry.name: entry.stat().st_size
             for entry in sorted(entries, key=lambda entry: entry.name)
             if entry.name.lower().endswith(".wav")
             and not entry.name.startswith(".")
         }
+    names = {}
+    for name in sizes:
+        check_name(folder / name)
+        other = names.setdefault(_stem(name), name)
+        if other != name:
+            raise DataError(
+                f"{folder}: {other} and {name} would be the same clip: rename "
+                "one of them"
+            )
+    return sizes
 
 
 def _read_lists(root):
@@ -423,8 +439,13 @@ def _draw(protocol, root, parts, noises, unknown, silence):
 
 def _clip(root, word, name, prefix=""):
     """A whole file, labelled as its folder is named."""
-    stem = name[: -len(".wav")]
-    return Clip(f"{prefix}{word}/{stem}", str(root / word / name), word)
+    path = str(root / word / name)
+    return Clip(f"{prefix}{word}/{_stem(name)}", path, word)
+
+
+def _stem(name):
+    """The name of a clip without .wav, or .WAV."""
+    return name[: -len(".wav")]
 
 
 def _noises(root, names, rate, needed):

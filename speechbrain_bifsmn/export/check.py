@@ -46,9 +46,17 @@ def check_one_bit(model, batch=8, seed=0):
 
     Raises
     ------
+    ExportError
+        Naming weights that are no numbers.
     NotOneBitError
         Naming the first layer that is not, and why.
     """
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise ExportError(
+                f"{name} has values that are no numbers: its training has "
+                "diverged, train again with a lower rate"
+            )
     if not isinstance(getattr(model, "conv1", None), IntegerConv2d):
         raise NotOneBitError(
             "conv1 has real weights: export needs a BiFSMN, whose first "

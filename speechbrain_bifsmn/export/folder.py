@@ -67,14 +67,17 @@ def export_folder(
     ExportError
         If the network is not 1-bit or does not fit the format, naming the
         layer; if two implementations disagree, naming the stage; if the
-        labels are not those of the clips; or if a package would replace
-        somebody's README or Makefile. Nothing is written in any case.
+        labels are not those of the clips; if ``output`` is a file; or if a
+        package would replace somebody's README or Makefile. Nothing is
+        written in any case.
     ValueError
         If the network cannot run at ``depths`` alone.
     FileNotFoundError
         If there is no trained folder, or no such manifest.
     """
     source, output = trained_folder(folder), Path(output)
+    if output.exists() and not output.is_dir():
+        raise ExportError(f"{output} is a file: name a folder to write into")
     if package:
         check_free(output)
     if manifest is not None and not Path(manifest).is_file():
