@@ -47,6 +47,7 @@ NETWORKS = {n: f"{n} layers" if n > 1 else "1 layer" for n in DEPTHS}
 PER_LAYER = "each layer"
 STAGES = ("conv1", "conv2", "fc", "memory", "pointwise1", "pointwise2", "head")
 FRONT_END, NULL = "front end", "null call"
+NEXT = "front end, next window of a stream"
 EAGER, TRAINING = "torch eager, fp32", "torch eager, our training graph"
 FROM_PYTHON = "ours, from Python"
 ARM = "ARM, instructions under qemu-user; no processor is timed"
@@ -297,6 +298,7 @@ def add_ours(bench, folder):
         for what in STAGES:
             bench.add(what, who, burst(kernels, what))
         bench.add(FRONT_END, who, burst(kernels, "features"))
+        bench.add(NEXT, who, burst(kernels, "next"))
 
     def from_python(depth):
         return lambda clip: binding.scores(clip, depth)
@@ -467,7 +469,7 @@ def print_tables(report):
     )
     show(
         "Front end, PCM to features, µs.",
-        [FRONT_END],
+        [FRONT_END, NEXT],
         lambda row: spread(row, "us"),
     )
     checks = {(c["what"], c["contender"]): c for c in report["checks"]}

@@ -9,6 +9,7 @@
  *
  *     network   features to scores: microseconds of one call
  *     features  PCM to features: the same
+ *     next      the same for the next window of a stream
  *     conv1 conv2 fc memory pointwise1 pointwise2 head
  *               one stage inside the network: microseconds of one execution
  *     scores    what the network computes, NUMBER being an index of features
@@ -29,6 +30,7 @@
 struct input {
     const int16_t *pcm;
     size_t samples;
+    size_t hops; /* from one window of a stream to the next */
     const int8_t *features;
     int8_t *spare; /* what the front end writes */
     float *scores;
@@ -98,19 +100,25 @@ static void stop(int error)
     }
 }
 
-/* Microseconds of CPU time that one of `calls` calls takes. */
-static double time_calls(bifsmn *net, const struct input *in, int front_end,
+/* Microseconds of CPU time that one of `calls` calls takes, of what is called
+ * so: "features", "next" or "network". */
+static double time_calls(bifsmn *net, const struct input *in, const char *what,
                          int depth, int calls)
 {
+    const int whole = !strcmp(what, "features"), next = !strcmp(what, "next");
     double start = 0;
     int i;
 
     for (i = -(calls / 8 + 1); i < calls; i++) { /* below 0: warm-up */
         if (i == 0)
             start = now(CLOCK_PROCESS_CPUTIME_ID);
-        stop(front_end ? bifsmn_features(net, in->pcm, in->samples, in->spare)
-                       : bifsmn_run_features(net, in->features, depth,
-                                             in->scores));
+        if (whole)
+            stop(bifsmn_features(net, in->pcm, in->samples, in->spare));
+        else if (next)
+            stop(bifsmn_features_next(net, in->pcm, in->samples, in->hops,
+                                      in->spare));
+        else
+            stop(bifsmn_run_features(net, in->features, depth, in->scores));
     }
     return (now(CLOCK_PROCESS_CPUTIME_ID) - start) / calls;
 }
@@ -164,6 +172,7 @@ int main(int argc, char **argv)
     bifsmn_info(net, &info);
     clip = (size_t)info.frames * (size_t)info.mels;
     in.samples = (size_t)info.samples;
+    in.hops = (size_t)info.stride * (size_t)info.stride;
     in.features = (const int8_t *)(in.pcm + in.samples);
     in.spare = malloc(clip);
     in.scores = malloc(sizeof *in.scores * (size_t)info.classes);
@@ -187,12 +196,13 @@ int main(int argc, char **argv)
                        (double)in.scores[i]);
             puts("]}");
         } else {
-            const int front_end = !strcmp(what, "features");
+            const int calls = !strcmp(what, "features") ||
+                              !strcmp(what, "next") || !strcmp(what, "network");
 
             stage.name = strcmp(what, "head") ? what : "scores";
             printf("{\"us\": %.4f}\n",
-                   front_end || !strcmp(what, "network")
-                       ? time_calls(net, &in, front_end, depth, number)
+                   calls
+                       ? time_calls(net, &in, what, depth, number)
                        : time_stage(net, &in, &stage, depth, number));
         }
         fflush(stdout);

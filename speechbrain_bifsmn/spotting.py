@@ -155,14 +155,39 @@ class Spotter:
         """
         size = self.model.config.samples
         starts = window_starts(len(pcm), self.model.config)
-        recent, means = deque(maxlen=SMOOTHED), []
+        moving, means = _MovingWindow(self), []
         for start in starts:
             window = pcm[start : start + size]
             window = np.pad(window, (0, size - len(window)))
-            scores = self.engine.scores_pcm(window, self.depth)
-            recent.append(softmax(scores))
-            means.append(np.mean(recent, axis=0))
+            means.append(moving.posteriors(window, start))
         return starts, np.stack(means)
+
+
+class _MovingWindow:
+    """Posteriors of one window after another, averaged.
+
+    Frames that a window has in common with the one before are kept.
+    """
+
+    def __init__(self, spotter):
+        self.spotter = spotter
+        self.recent = deque(maxlen=SMOOTHED)
+        self.features = None
+        self.start = 0
+
+    def posteriors(self, pcm, start):
+        """Means over this window, int16 [samples], and those before it."""
+        engine = self.spotter.engine
+        hop_length = self.spotter.model.config.hop_length
+        hops, rest = divmod(start - self.start, hop_length)
+        if self.features is None or rest:
+            self.features = engine.features(pcm)
+        else:
+            self.features = engine.features_next(self.features, pcm, hops)
+        self.start = start
+        scores = engine.scores(self.features, self.spotter.depth)
+        self.recent.append(softmax(scores))
+        return np.mean(self.recent, axis=0)
 
 
 class Listener:
@@ -185,7 +210,7 @@ class Listener:
     def __init__(self, spotter):
         self.spotter = spotter
         self.waiting = np.zeros(0, np.int16)
-        self.recent = deque(maxlen=SMOOTHED)
+        self.moving = _MovingWindow(spotter)
         self.start = 0
         self.next = [0] * len(spotter.model.labels)
 
@@ -219,9 +244,7 @@ class Listener:
         heard = []
         while len(self.waiting) >= config.samples:
             window = self.waiting[: config.samples]
-            scores = spotter.engine.scores_pcm(window, spotter.depth)
-            self.recent.append(softmax(scores))
-            row = np.mean(self.recent, axis=0)
+            row = self.moving.posteriors(window, self.start)
             best = int((row * keywords).argmax())
             sure = row[best] >= spotter.threshold and keywords[best]
             if sure and self.start >= self.next[best]:

@@ -22,6 +22,7 @@ def test_bench_times_and_checks_the_c_library(tmp_path):
     times = {(r["what"], r["contender"]): r["us"] for r in report["times"]}
     assert times["8 layers", report["base"]] > times["1 layer", report["base"]]
     assert times["front end", report["base"]] > 0
+    assert times["front end, next window of a stream", report["base"]] > 0
     assert all(check["argmax_agreement"] == 1 for check in report["checks"])
 
 

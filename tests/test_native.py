@@ -212,6 +212,39 @@ def test_pcm_to_scores_is_both_steps():
     )
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        # Windows that begin before the first sample, at it, and after it.
+        {"win_length": 20, "samples": 260},
+        {"win_length": 20, "samples": 300},
+        {"win_length": 64, "hop_length": 7, "samples": 91},
+        dict.fromkeys(SMALL),
+    ],
+)
+def test_the_next_window_keeps_frames_and_changes_nothing(sizes):
+    model = make(**sizes)
+    config = model.config
+    engine = NativeEngine(model.to_bytes())
+    for hops in range(config.frames + 3):
+        moved = hops * config.hop_length
+        pcm = pcm_like_speech(moved + config.samples, hops)
+        before = engine.features(pcm[: config.samples])
+        first, window = before.copy(), pcm[moved:]
+        found = engine.features_next(before, window, hops)
+        np.testing.assert_array_equal(found, engine.features(window))
+        np.testing.assert_array_equal(before, first)
+    # And takes them from there: 1 in all of the window before, and after one
+    # hop in all frames but the last and those that see zeros.
+    ones = engine.features_next(np.ones_like(first), pcm[: config.samples], 1)
+    kept = (ones == 1).all(1)
+    edge = max(0, -(-config.front_padding // config.hop_length))
+    assert kept[edge:-1].all() and config.frames - 1 > edge
+    with pytest.raises(ValueError, match="must not be negative: -1"):
+        engine.features_next(first, window, -1)
+
+
 @pytest.mark.parametrize("shared", ["file", "engine"])
 def test_two_threads_share(shared):
     model = make(**dict.fromkeys(SMALL))

@@ -79,13 +79,14 @@ int main(int argc, char **argv)
 {
     FILE *in = argc > 1 ? fopen(argv[1], "rb") : NULL;
     size_t size = in ? fread(model, 1, MOST, in) : 0, bytes;
-    size_t samples, step, heard, n;
+    size_t samples, hop, step, heard, n;
     struct bifsmn_info info;
     void *room;
     bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, best;
     double threshold = argc > 3 ? number(argv[3]) : 0.7, probability = 0;
     int16_t *pcm;
+    int8_t *features;
 
     if (argc < 2)
         fail("usage", "listen MODEL [DEPTH [THRESHOLD]] < PCM");
@@ -98,15 +99,22 @@ int main(int argc, char **argv)
     depth = argc > 2 ? find_depth(&info, argv[2]) : info.depth[0];
     samples = (size_t)info.samples;
     /* The least that it can tell apart; a window may be no longer. */
-    step = (size_t)info.stride * (size_t)info.stride * (size_t)info.hop_length;
+    hop = (size_t)info.hop_length;
+    step = (size_t)info.stride * (size_t)info.stride * hop;
     step = step < samples ? step : samples;
     pcm = malloc(samples * sizeof *pcm);
+    features = malloc((size_t)info.frames * (size_t)info.mels);
     heard = read_pcm(pcm, samples);
     for (n = 0; heard == samples; n++) {
         const double at = (double)n * (double)step;
 
-        error = bifsmn_run(net, pcm, samples, depth, scores);
-        if (error)
+        if (n == 0 || step % hop) /* else most frames stay */
+            error = bifsmn_features(net, pcm, samples, features);
+        else
+            error = bifsmn_features_next(net, pcm, samples, step / hop,
+                                         features);
+        if (error ||
+            (error = bifsmn_run_features(net, features, depth, scores)))
             fail(argv[1], bifsmn_message(error));
         best = surest(net, info.classes, n, &probability);
         if (best >= 0 && probability >= threshold && at >= next[best]) {
@@ -122,6 +130,7 @@ int main(int argc, char **argv)
     if (ferror(stdin))
         fail("input", "cannot read");
     free(pcm);
+    free(features);
     free(room);
     return 0;
 }

@@ -120,6 +120,13 @@ BIFSMN_API const char *bifsmn_label(const bifsmn *net, int index);
 BIFSMN_API int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
                                int8_t *features);
 
+/* The same for a later window of a stream, `hops` times `hop_length` samples
+ * after the one that `features` are of: frames that both have stay, and take
+ * no time. The features are those that bifsmn_features gives. */
+BIFSMN_API int bifsmn_features_next(bifsmn *net, const int16_t *pcm,
+                                    size_t samples, size_t hops,
+                                    int8_t *features);
+
 /* Features [frames][mels] to scores [classes]: logits, the highest wins.
  * depth: layers to run, one of those listed; deeper is slower and better. */
 BIFSMN_API int bifsmn_run_features(bifsmn *net, const int8_t *features,

@@ -177,6 +177,12 @@ const char *bifsmn_label(const bifsmn *net, int index)
 int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
                     int8_t *features)
 {
+    return bifsmn_features_next(net, pcm, samples, (size_t)-1, features);
+}
+
+int bifsmn_features_next(bifsmn *net, const int16_t *pcm, size_t samples,
+                         size_t hops, int8_t *features)
+{
     const struct model *m;
 
     if (!net || !pcm || !features)
@@ -184,7 +190,7 @@ int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
     m = &net->model;
     if (samples != m->samples)
         return BIFSMN_ERROR_SAMPLES;
-    bifsmn_frontend_run(&net->frontend, m, pcm, features);
+    bifsmn_frontend_run(&net->frontend, m, pcm, hops, features);
     bifsmn_network_trace(net, "features", 0, features, m->frames * m->mels);
     return BIFSMN_OK;
 }

@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "bytes.h"
 
@@ -246,34 +247,49 @@ static void mel_bands(const struct frontend *f, size_t mels,
     }
 }
 
-void bifsmn_frontend_run(const struct frontend *f, const struct model *m,
-                         const int16_t *pcm, int8_t *features)
+/* The frame that begins at pcm[start] to features [M0]. */
+static void frame(const struct frontend *f, const struct model *m,
+                  const int16_t *pcm, ptrdiff_t start, int8_t *features)
 {
+    float *x = f->buffer, *y = f->buffer + m->n_fft, *spare, *spectrum;
     const size_t half = m->n_fft / 2;
-    const ptrdiff_t samples = (ptrdiff_t)m->samples;
-    const ptrdiff_t span =
-        (ptrdiff_t)(m->win_length + (m->frames - 1) * m->hop_length);
+    size_t i = 0;
+
+    /* Zeros before the first sample and up to n_fft. */
+    for (; i < m->win_length && start + (ptrdiff_t)i < 0; i++)
+        y[i] = 0;
+    for (; i < m->win_length; i++)
+        y[i] = f->window[i] * (float)pcm[start + (ptrdiff_t)i];
+    for (; i < m->n_fft; i++)
+        y[i] = 0;
+    for (i = 0; i < half; i++) {
+        x[i] = y[2 * i];
+        x[half + i] = y[2 * i + 1];
+    }
+
+    spectrum = fft(f->twiddle, half, x, y, &spare);
+    power_spectrum(f->cosine, half, spectrum, spare);
+    mel_bands(f, m->mels, spare, features);
+}
+
+void bifsmn_frontend_run(const struct frontend *f, const struct model *m,
+                         const int16_t *pcm, size_t hops, int8_t *features)
+{
+    const ptrdiff_t hop = (ptrdiff_t)m->hop_length;
+    const ptrdiff_t first = (ptrdiff_t)m->samples - (ptrdiff_t)m->win_length -
+                            (ptrdiff_t)(m->frames - 1) * hop;
+    const size_t old = hops < m->frames ? m->frames - hops : 0;
     size_t t;
 
     for (t = 0; t < m->frames; t++) {
-        float *x = f->buffer, *y = f->buffer + m->n_fft, *spare, *spectrum;
-        const ptrdiff_t start = (ptrdiff_t)(t * m->hop_length) + samples - span;
-        size_t i = 0;
+        const ptrdiff_t start = first + (ptrdiff_t)t * hop;
+        int8_t *row = features + t * m->mels;
 
-        /* Zeros before the first sample and up to n_fft. */
-        for (; i < m->win_length && start + (ptrdiff_t)i < 0; i++)
-            y[i] = 0;
-        for (; i < m->win_length; i++)
-            y[i] = f->window[i] * (float)pcm[start + (ptrdiff_t)i];
-        for (; i < m->n_fft; i++)
-            y[i] = 0;
-        for (i = 0; i < half; i++) {
-            x[i] = y[2 * i];
-            x[half + i] = y[2 * i + 1];
-        }
-
-        spectrum = fft(f->twiddle, half, x, y, &spare);
-        power_spectrum(f->cosine, half, spectrum, spare);
-        mel_bands(f, m->mels, spare, features + t * m->mels);
+        /* A frame that both windows hold whole. Those that begin before this
+         * one are another here: zeros stand for what came before. */
+        if (t < old && start >= 0)
+            memmove(row, row + hops * m->mels, m->mels);
+        else
+            frame(f, m, pcm, start, row);
     }
 }

@@ -23,8 +23,9 @@ void bifsmn_frontend_place(struct frontend *f, const struct model *m,
                            struct arena *arena);
 void bifsmn_frontend_fill(struct frontend *f, const struct model *m);
 
-/* pcm [samples] to features [T0][M0]. */
+/* pcm [samples] to features [T0][M0], which hold those of the window `hops`
+ * hops earlier; after T0 hops or more nothing is taken from there. */
 void bifsmn_frontend_run(const struct frontend *f, const struct model *m,
-                         const int16_t *pcm, int8_t *features);
+                         const int16_t *pcm, size_t hops, int8_t *features);
 
 #endif

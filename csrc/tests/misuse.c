@@ -147,10 +147,18 @@ static void misuse_handle(bifsmn *net)
     FAILS(KERNELS, bifsmn_use_kernels(net, "abacus"));
     FAILS(KERNELS, bifsmn_use_kernels(net, ""));
     check_runs(net); /* with the kernels that it had */
+    for (i = 0; i < (size_t)info.frames + 3; i++) { /* nowhere else */
+        CHECK(!bifsmn_features_next(net, pcm, samples, i, features));
+        CHECK(!bifsmn_features_next(net, pcm, samples, counts[3] - i,
+                                    features));
+    }
 
     FAILS(ARGUMENT, bifsmn_features(NULL, pcm, samples, features));
     FAILS(ARGUMENT, bifsmn_features(net, NULL, samples, features));
     FAILS(ARGUMENT, bifsmn_features(net, pcm, samples, NULL));
+    FAILS(ARGUMENT, bifsmn_features_next(NULL, pcm, samples, 1, features));
+    FAILS(ARGUMENT, bifsmn_features_next(net, NULL, samples, 1, features));
+    FAILS(ARGUMENT, bifsmn_features_next(net, pcm, samples, 1, NULL));
     FAILS(ARGUMENT, bifsmn_run_features(NULL, features, depth, scores));
     FAILS(ARGUMENT, bifsmn_run_features(net, NULL, depth, scores));
     FAILS(ARGUMENT, bifsmn_run_features(net, features, depth, NULL));
@@ -159,6 +167,8 @@ static void misuse_handle(bifsmn *net)
     FAILS(ARGUMENT, bifsmn_run(net, pcm, samples, depth, NULL));
     for (i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         FAILS(SAMPLES, bifsmn_features(net, pcm, counts[i], features));
+        FAILS(SAMPLES,
+              bifsmn_features_next(net, pcm, counts[i], 1, features));
         FAILS(SAMPLES, bifsmn_run(net, pcm, counts[i], depth, scores));
     }
     FAILS(ARGUMENT, bifsmn_set_trace(NULL, trace, &calls));

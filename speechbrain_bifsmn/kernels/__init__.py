@@ -18,7 +18,8 @@ def open_engine(data):
     Returns
     -------
     NativeEngine or NumbaEngine
-        Both have ``features``, ``scores``, ``scores_pcm`` and ``trace``.
+        Both have ``features``, ``features_next``, ``scores``, ``scores_pcm``
+        and ``trace``.
 
     Raises
     ------

@@ -26,6 +26,10 @@ class Engine:
         """int16 PCM of one decision to int8 [frames, n_mels]."""
         return frontend.features(self.model, pcm)
 
+    def features_next(self, features, pcm, hops):
+        """The same for a later window; here nothing is taken from another."""
+        return self.features(pcm)
+
     def scores(self, features, depth):
         """int8 features to float32 logits, [classes]."""
         return self.trace(features, depth)["scores"]

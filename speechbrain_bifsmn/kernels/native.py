@@ -85,6 +85,10 @@ def _load():
         ("info", integer, pointer, ctypes.POINTER(Info)),
         ("label", ctypes.c_char_p, pointer, integer),
         ("features", integer, pointer, pointer, size, pointer),
+        (
+            *("features_next", integer, pointer, pointer, size, size),
+            pointer,
+        ),
         ("run_features", integer, pointer, pointer, integer, pointer),
         ("run", integer, pointer, pointer, size, integer, pointer),
         ("set_trace", integer, pointer, TRACE, pointer),
@@ -186,6 +190,37 @@ class NativeEngine:
         with self._lock:
             error = self._lib.bifsmn_features(
                 self._net, pcm.ctypes.data, pcm.size, out.ctypes.data
+            )
+        self._check(error)
+        return out
+
+    def features_next(self, features, pcm, hops):
+        """Front end, for a later window of a stream.
+
+        Arguments
+        ---------
+        features : np.ndarray of int8, [frames, mels]
+            Of the window before.
+        pcm : np.ndarray of int16, [samples]
+            This window.
+        hops : int
+            How many times ``hop_length`` it is later. Frames that both
+            windows have are taken from ``features``.
+
+        Returns
+        -------
+        np.ndarray of int8, [frames, mels]
+            What ``features(pcm)`` gives.
+        """
+        shape = self.info.frames, self.info.mels
+        out = _checked(features, np.int8, shape, "features").copy()
+        pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
+        if hops < 0:
+            raise ValueError(f"hops must not be negative: {hops}")
+        with self._lock:
+            error = self._lib.bifsmn_features_next(
+                *(self._net, pcm.ctypes.data, pcm.size),
+                *(hops, out.ctypes.data),
             )
         self._check(error)
         return out
