@@ -247,6 +247,29 @@ static void mel_bands(const struct frontend *f, size_t mels,
     }
 }
 
+/* pcm [n] times window [n]; a function for its restrict. */
+static void weight(const float *restrict window, const int16_t *restrict pcm,
+                   size_t n, float *restrict y)
+{
+    size_t i;
+
+    for (i = 0; i < n; i++)
+        y[i] = window[i] * (float)pcm[i];
+}
+
+/* y [2 half] to x [2][half]: even values, then odd ones. */
+static void part(const float *restrict y, size_t half, float *restrict x)
+{
+    float *restrict odd = x + half;
+    size_t i;
+
+    VECTORIZE
+    for (i = 0; i < half; i++) {
+        x[i] = y[2 * i];
+        odd[i] = y[2 * i + 1];
+    }
+}
+
 /* The frame that begins at pcm[start] to features [M0]. */
 static void frame(const struct frontend *f, const struct model *m,
                   const int16_t *pcm, ptrdiff_t start, int8_t *features)
@@ -258,14 +281,12 @@ static void frame(const struct frontend *f, const struct model *m,
     /* Zeros before the first sample and up to n_fft. */
     for (; i < m->win_length && start + (ptrdiff_t)i < 0; i++)
         y[i] = 0;
-    for (; i < m->win_length; i++)
-        y[i] = f->window[i] * (float)pcm[start + (ptrdiff_t)i];
-    for (; i < m->n_fft; i++)
+    if (i < m->win_length)
+        weight(f->window + i, pcm + (start + (ptrdiff_t)i), m->win_length - i,
+               y + i);
+    for (i = m->win_length; i < m->n_fft; i++)
         y[i] = 0;
-    for (i = 0; i < half; i++) {
-        x[i] = y[2 * i];
-        x[half + i] = y[2 * i + 1];
-    }
+    part(y, half, x);
 
     spectrum = fft(f->twiddle, half, x, y, &spare);
     power_spectrum(f->cosine, half, spectrum, spare);
