@@ -248,8 +248,9 @@ static void mel_bands(const struct frontend *f, size_t mels,
 }
 
 /* pcm [n] times window [n]; a function for its restrict. */
-static void weight(const float *restrict window, const int16_t *restrict pcm,
-                   size_t n, float *restrict y)
+static void apply_window(const float *restrict window,
+                         const int16_t *restrict pcm, size_t n,
+                         float *restrict y)
 {
     size_t i;
 
@@ -258,7 +259,8 @@ static void weight(const float *restrict window, const int16_t *restrict pcm,
 }
 
 /* y [2 half] to x [2][half]: even values, then odd ones. */
-static void part(const float *restrict y, size_t half, float *restrict x)
+static void deinterleave(const float *restrict y, size_t half,
+                         float *restrict x)
 {
     float *restrict odd = x + half;
     size_t i;
@@ -282,11 +284,11 @@ static void frame(const struct frontend *f, const struct model *m,
     for (; i < m->win_length && start + (ptrdiff_t)i < 0; i++)
         y[i] = 0;
     if (i < m->win_length)
-        weight(f->window + i, pcm + (start + (ptrdiff_t)i), m->win_length - i,
-               y + i);
+        apply_window(f->window + i, pcm + (start + (ptrdiff_t)i),
+                     m->win_length - i, y + i);
     for (i = m->win_length; i < m->n_fft; i++)
         y[i] = 0;
-    part(y, half, x);
+    deinterleave(y, half, x);
 
     spectrum = fft(f->twiddle, half, x, y, &spare);
     power_spectrum(f->cosine, half, spectrum, spare);
