@@ -1,11 +1,14 @@
-/* bench.c: runs the network on made-up features, a given number of times.
+/* bench.c: runs the network on made-up features, or the front end on made-up
+ * samples, a given number of times.
  *
- *     bench MODEL DEPTH RUNS KERNELS
+ *     bench MODEL DEPTH|features|next RUNS KERNELS
  *
- * What one run costs is the difference between two numbers of runs. */
+ * next is the next window of a stream. What one run costs is the difference
+ * between two numbers of runs. */
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bifsmn.h"
 
@@ -14,13 +17,16 @@ int main(int argc, char **argv)
     static unsigned char file[1 << 20];
     FILE *in = argc == 5 ? fopen(argv[1], "rb") : NULL;
     const size_t size = in ? fread(file, 1, sizeof file, in) : 0;
-    const int depth = argc == 5 ? atoi(argv[2]) : 0;
+    const char *what = argc == 5 ? argv[2] : "";
+    const int depth = atoi(what);
+    const int whole = !strcmp(what, "features"), next = !strcmp(what, "next");
     int runs = argc == 5 ? atoi(argv[3]) : 0;
     struct bifsmn_info info;
     uint32_t noise = 1;
+    int16_t *pcm;
     int8_t *features;
     float *scores;
-    size_t bytes;
+    size_t bytes, samples, hops;
     bifsmn *net;
     int i, error;
 
@@ -31,18 +37,30 @@ int main(int argc, char **argv)
         return 1;
     }
     bifsmn_info(net, &info);
+    samples = (size_t)info.samples;
+    hops = (size_t)info.stride * (size_t)info.stride;
+    pcm = malloc(samples * sizeof *pcm);
     features = malloc((size_t)info.frames * (size_t)info.mels);
     scores = malloc((size_t)info.classes * sizeof *scores);
     for (i = 0; i < info.frames * info.mels; i++) {
         noise = noise * 1664525u + 1013904223u;
         features[i] = (int8_t)((int)(noise >> 24) - 128);
     }
-    for (; runs > 0; runs--)
-        if ((error = bifsmn_run_features(net, features, depth, scores))) {
+    for (i = 0; i < info.samples; i++) {
+        noise = noise * 1664525u + 1013904223u;
+        pcm[i] = (int16_t)((int)(noise >> 18) - 8192);
+    }
+    for (; runs > 0; runs--) {
+        error = whole ? bifsmn_features(net, pcm, samples, features)
+                : next
+                    ? bifsmn_features_next(net, pcm, samples, hops, features)
+                    : bifsmn_run_features(net, features, depth, scores);
+        if (error) {
             fprintf(stderr, "%s\n", bifsmn_message(error));
             return 1;
         }
-    printf("%zu bytes of workspace, first score %g\n", bytes,
-           (double)scores[0]);
+    }
+    printf("%zu bytes of workspace, first score %g, first feature %d\n", bytes,
+           (double)scores[0], features[0]);
     return 0;
 }

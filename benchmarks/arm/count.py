@@ -4,9 +4,9 @@
 
 Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it
 under qemu-user with the plugin count.c and prints the instructions of one run
-of the network (features to scores) and of each of its kernels. They are the
-same on every host. No ARM processor is involved: cycles are what llvm-mca
-models for the instructions that the pointwise-1 kernel executed.
+of the network (features to scores), of each of its kernels and of the front
+end. They are the same on every host. No ARM processor is involved: cycles are
+what llvm-mca models for the instructions that the pointwise-1 kernel executed.
 """
 
 import argparse
@@ -60,13 +60,13 @@ def build(folder):
     return plugin, program
 
 
-def execute(plugin, program, model, depth, runs, kernels, trace=None):
+def execute(plugin, program, model, what, runs, kernels, trace=None):
     """Instructions by function, and addresses in order if traced."""
     out = plugin.with_suffix(".txt")
     options = f"{plugin},out={out}" + (f",trace={trace}" if trace else "")
     run(
         *("qemu-aarch64", "-plugin", options, "-d", "plugin"),
-        *(program, model, str(depth), str(runs), kernels),
+        *(program, model, str(what), str(runs), kernels),
     )
     counts, addresses = {}, []
     for line in out.read_text().splitlines():
@@ -78,10 +78,10 @@ def execute(plugin, program, model, depth, runs, kernels, trace=None):
     return counts, addresses
 
 
-def count(plugin, program, model, depth, kernels):
+def count(plugin, program, model, what, kernels):
     """Instructions of one run, by function: of two runs less those of one."""
-    one, _ = execute(plugin, program, model, depth, 1, kernels)
-    two, _ = execute(plugin, program, model, depth, 2, kernels)
+    one, _ = execute(plugin, program, model, what, 1, kernels)
+    two, _ = execute(plugin, program, model, what, 2, kernels)
     counts = {name: two[name] - one.get(name, 0) for name in two}
     return {name: n for name, n in counts.items() if n}
 
@@ -149,6 +149,11 @@ def measure(model, folder):
             depth: count(plugin, program, model, depth, kernels)
             for depth in depths
         }
+    # It has no kernels of its own.
+    result["front_end"] = {
+        what: sum(count(plugin, program, model, what, "neon").values())
+        for what in ("features", "next")
+    }
     sizes = run("aarch64-linux-gnu-objdump", "-t", program)
     result["neon_code_bytes"] = sum(
         int(line.split()[4], 16)
@@ -174,6 +179,11 @@ def print_table(result):
                 print(f"{name:32}" + "".join(f"{n:>11,}" for n in cells))
         totals = [sum(counts.values()) for counts in depths.values()]
         print(f"{'all':32}" + "".join(f"{n:>11,}" for n in totals))
+    front_end = result["front_end"]
+    print(
+        f"\nfront end, PCM to features: {front_end['features']:,} "
+        f"instructions, the next window of a stream {front_end['next']:,}"
+    )
     print(f"\nNEON code: {result['neon_code_bytes']:,} bytes")
     modelled = result["modelled"]
     if modelled:
