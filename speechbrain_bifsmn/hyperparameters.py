@@ -221,11 +221,22 @@ def network_yaml(path, overrides):
     str
         Numbers filled in; a ``pretrainer`` that loads ``model.ckpt`` from
         beside the file, wherever that is.
+
+    Raises
+    ------
+    HyperparameterError
+        If the YAML lacks a key that inference needs.
     """
     with open(path, encoding="utf-8") as f:
         resolved = resolve_references(f, overrides)
     yaml = YAML()
     document = yaml.load(resolved)
+    for key in (*FRONT_END_KEYS, "model"):
+        if key not in document:
+            raise HyperparameterError(
+                f"{path}: the key {key!r} is missing, which a trained folder "
+                "needs"
+            )
     for key in [k for k in document if k not in NETWORK_KEYS]:
         del document[key]
     text = StringIO()

@@ -27,7 +27,10 @@ from speechbrain_bifsmn.export.fold import (
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
 from speechbrain_bifsmn.export.reference import TorchEngine
-from speechbrain_bifsmn.hyperparameters import network_yaml
+from speechbrain_bifsmn.hyperparameters import (
+    HyperparameterError,
+    network_yaml,
+)
 from speechbrain_bifsmn.inference import (
     KeywordSpotter,
     load_weights,
@@ -239,6 +242,11 @@ def test_planes_fold_for_every_norm(seed):
     assert np.array_equal(reached[0] ^ reached[1] ^ reached[2], expected[1])
 
 
+def test_a_front_end_of_other_bands_is_refused(network):
+    with pytest.raises(ExportError, match="19 mel bands, the network takes 20"):
+        fold(network, LogMel(n_mels=19, n_fft=1024), 16000, LABELS)
+
+
 def test_a_channel_that_needs_two_thresholds_is_refused():
     one = torch.ones(1)
     with pytest.raises(ExportError, match="conv2.*more thresholds"):
@@ -415,6 +423,24 @@ def test_a_folder_is_exported_with_every_clip_measured(trained, tmp_path):
     assert (tmp_path / "out/model.bifsmn").stat().st_size == report["bytes"]
 
 
+@pytest.mark.parametrize(
+    "owner, name, change, message",
+    [
+        (DFSMN, "stem", lambda x: x - x.mean(), "the network, a BiFSMN"),
+        (LogMel, "forward", lambda x: x - x.roll(1, -1), "log_mel, a LogMel"),
+    ],
+)
+def test_what_a_file_cannot_compute_is_not_exported(
+    owner, name, change, message, trained, tmp_path, monkeypatch
+):
+    """As a subclass in somebody's YAML may override it."""
+    own = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda self, x: own(self, change(x)))
+    with pytest.raises(ExportError, match=message):
+        export_folder(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_that_do_not_fit_are_named_before_anything_is_written(
     trained, tmp_path, archive
 ):
@@ -536,6 +562,16 @@ def test_a_damaged_yaml_is_one_line(right, wrong, message, trained):
         "hyperparams.yaml", KeywordSpotter.from_hparams, trained
     )
     assert message in spoken
+
+
+def test_a_yaml_without_a_front_end_makes_no_folder(tmp_path):
+    own = tmp_path / "own.yaml"
+    text = YAML.read_text().replace("sample_rate: 16000\n", "rate: 16000\n")
+    own.write_text(text.replace("<sample_rate>", "<rate>"))
+    folder = tmp_path / "model"
+    with pytest.raises(HyperparameterError, match="key 'sample_rate' is miss"):
+        save_trained(folder, own, OVERRIDES, tiny_bifsmn(), LABELS, {})
+    assert not list(folder.glob("*"))
 
 
 def test_labels_may_have_spaces_and_accents(trained, tmp_path):

@@ -380,6 +380,13 @@ DAMAGE = {
         "there twice",
         "FC.A is there twice",
     ),
+    "alike": (
+        damaged(
+            ("table FC.S", 0, "4s", b"FC  "), ("table FC.A", 0, "4s", b"FC ")
+        ),
+        "missing",
+        "no section FC.A",
+    ),
     "dtype": (
         damaged(("table C1.T", 4, "<B", 4)),
         "wrong type or size",

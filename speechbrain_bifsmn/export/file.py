@@ -20,6 +20,12 @@ HEADER = struct.Struct("<8sHHIII")
 ENTRY = struct.Struct("<4sB3xII")
 ALIGNMENT = 16
 TEXT, I4, BITS = 0, 8, 9
+TAGS = (
+    *("CONF", "DPTH", "LABL", "META", "FRNT", "MELS", "GAIN"),
+    *("C1.W", "C1.T", "C1.D", "C2.W", "C2.T", "C2.D", "FC.W", "FC.A", "FC.S"),
+    *("ME.W", "ME.A", "ME.S", "ME.X", "P1.W", "P1.T", "P1.D", "P1.X"),
+    *("P2.W", "P2.A", "P2.S", "HD.W", "HD.A", "HD.B"),
+)
 PLAIN = {1: "<u1", 2: "<i1", 3: "<u2", 4: "<u4", 5: "<i4", 6: "<f2", 7: "<f4"}
 
 
@@ -248,7 +254,7 @@ class Model:
             gap = -(offset + len(body)) % ALIGNMENT
             body += bytes(gap)
             where = offset + len(body)
-            table += ENTRY.pack(tag.ljust(4).encode(), dtype, where, len(data))
+            table += ENTRY.pack(tag.encode(), dtype, where, len(data))
             body += data
         size = offset + len(body)
         count = struct.pack("<I", len(sections))
@@ -468,7 +474,7 @@ def read_sections(data):
     for i in range(count):
         where = HEADER.size + i * ENTRY.size
         tag, dtype, offset, length = ENTRY.unpack_from(data, where)
-        name = tag.decode("latin-1").rstrip()
+        name = tag.decode("latin-1")
         if offset % ALIGNMENT:
             raise ModelFileError(
                 f"section {name} does not start at a multiple of {ALIGNMENT}"
@@ -478,7 +484,8 @@ def read_sections(data):
         end = offset + length
         if end > size:
             raise ModelFileError(f"section {name} lies outside the file")
-        if name in sections:
+        # One from a later minor version may be there as often as it likes.
+        if name in sections and name in TAGS:
             raise ModelFileError(f"section {name} is there twice")
         sections[name] = dtype, data[offset:end]
     return sections

@@ -374,6 +374,11 @@ def _config(model, log_mel, samples, labels):
         raise ExportError(
             f"{len(labels)} labels for {model.head.out_features} classes"
         )
+    if log_mel.n_mels != model.n_mels:
+        raise ExportError(
+            f"the front end has {log_mel.n_mels} mel bands, the network takes "
+            f"{model.n_mels}"
+        )
     frames = -(-samples // log_mel.hop_length)
     if frames != model.frames:
         raise ExportError(

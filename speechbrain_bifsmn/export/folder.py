@@ -5,21 +5,25 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import DataError
-from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.fold import ExportError, fold
 from speechbrain_bifsmn.export.golden import golden_clips, write_golden
 from speechbrain_bifsmn.export.package import check_free, write_package
+from speechbrain_bifsmn.export.parity import (
+    compare_accuracy,
+    compare_engines,
+    compare_front_end,
+    compare_graph,
+    without_ties,
+)
 from speechbrain_bifsmn.export.reference import TorchEngine
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
 from speechbrain_bifsmn.kernels import open_engine
-from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import clip_features
 
 logger = logging.getLogger(__name__)
@@ -67,6 +71,7 @@ def export_folder(
     ExportError
         If the network is not 1-bit or does not fit the format, naming the
         layer; if two implementations disagree, naming the stage; if the
+        trained network or front end computes otherwise than a file can; if the
         labels are not those of the clips; if ``output`` is a file; or if a
         package would replace somebody's README or Makefile. Nothing is
         written in any case.
@@ -91,6 +96,13 @@ def export_folder(
     model = fold_trained(network, spotter, facts)
     data = model.to_bytes()
     engine, reference = open_engine(data), TorchEngine(data)
+    golden = list(golden_clips(model.config.samples).values())
+    step = network.conv1.step
+    compare_front_end(spotter.mods.log_mel, step, engine, golden)
+    clips = [engine.features(clip) for clip in golden]
+    graph = without_ties(network)
+    exact = fold_trained(graph, spotter, facts, np.float32)
+    compare_graph(graph, TorchEngine(exact.to_bytes()), clips)
 
     used = Path(manifest or facts.get("test_manifest") or "")
     rows = read_manifest(used) if used.is_file() else []
@@ -105,11 +117,8 @@ def export_folder(
             raise
         logger.warning("accuracy is not measured: %s", error)
         rows, features = [], []
-    clips = [
-        engine.features(c) for c in golden_clips(model.config.samples).values()
-    ]
-    step = -(-len(rows) // parity_clips) or 1
-    parity = compare_engines(reference, engine, clips + features[::step])
+    every = -(-len(rows) // parity_clips) or 1
+    parity = compare_engines(reference, engine, clips + features[::every])
     accuracy = {}
     if rows:
         accuracy = compare_accuracy(spotter, engine, model, rows, features)
@@ -159,7 +168,7 @@ def training_facts(folder):
     return facts
 
 
-def fold_trained(network, spotter, facts):
+def fold_trained(network, spotter, facts, real=np.float16):
     """The model file of a trained folder.
 
     Arguments
@@ -171,6 +180,8 @@ def fold_trained(network, spotter, facts):
     facts : dict
         See ``training_facts``; what only concerns the machine that trained,
         or depths that the network does not run at, is left out.
+    real : type
+        See ``fold``.
 
     Returns
     -------
@@ -186,6 +197,7 @@ def fold_trained(network, spotter, facts):
         spotter.hparams.samples,
         spotter.labels,
         meta,
+        real,
     )
 
 
@@ -219,95 +231,3 @@ def check_labels(labels, rows, manifest):
                 f"{', '.join(labels)}: give --manifest with clips of these, "
                 "or put the name right in labels.txt"
             )
-
-
-def compare_engines(reference, engine, clips, tolerance=1e-4):
-    """Compare every stage at every depth.
-
-    Arguments
-    ---------
-    reference, engine : engines
-        Two implementations of one model file.
-    clips : list of np.ndarray of int8, [frames, n_mels]
-        Features.
-    tolerance : float
-        On the scores, times the largest of them if that is above 1;
-        everything before must be equal.
-
-    Returns
-    -------
-    dict
-        ``clips``, ``stages`` compared, ``largest_score_difference``.
-
-    Raises
-    ------
-    ExportError
-        Naming the stage that differs.
-    """
-    stages, largest = 0, 0.0
-    for features in tqdm(clips, desc="parity"):
-        for depth in reference.model.depths:
-            ours = reference.trace(features, depth)
-            theirs = engine.trace(features, depth)
-            for stage, array in ours.items():
-                if stage == "scores":
-                    difference = np.abs(array - theirs[stage]).max()
-                    largest = max(largest, float(difference))
-                    same = difference <= tolerance * max(1, np.abs(array).max())
-                else:
-                    same = np.array_equal(array, theirs[stage])
-                if not same:
-                    raise ExportError(
-                        f"{type(engine).__name__} and PyTorch disagree at "
-                        f"depth {depth}, stage {stage}"
-                    )
-                stages += 1
-    return {
-        "clips": len(clips),
-        "stages": stages,
-        "largest_score_difference": largest,
-    }
-
-
-@torch.no_grad()
-def compare_accuracy(spotter, engine, model, rows, features):
-    """Accuracy of the training graph and of the file, same clips.
-
-    Arguments
-    ---------
-    spotter : KeywordSpotter
-        The training graph.
-    engine : engine
-        The model file.
-    model : Model
-        The same, parsed.
-    rows : list of dict
-        Manifest rows.
-    features : list of np.ndarray of int8
-        What the engine's front end makes of them.
-
-    Returns
-    -------
-    dict of str to dict
-        For each depth ``graph`` and ``file``, percent, and ``agreement``,
-        percent of the clips on which both say the same.
-    """
-    index = {label: i for i, label in enumerate(model.labels)}
-    truth = [index[row["label"]] for row in rows]
-    samples, rate = model.config.samples, model.config.sample_rate
-    graph = {depth: [] for depth in model.depths}
-    for start in range(0, len(rows), 64):
-        clips = [read_clip(r, samples, rate) for r in rows[start : start + 64]]
-        feats = spotter.mods.log_mel(torch.stack(clips))
-        outputs = spotter.mods.model(feats, depth=model.depths)
-        for depth, (logits, _) in outputs.items():
-            graph[depth] += logits.argmax(-1).tolist()
-    table = {}
-    for depth in model.depths:
-        ours = [int(engine.scores(f, depth).argmax()) for f in features]
-        table[str(depth)] = {
-            "graph": summarize(model.labels, truth, graph[depth])["accuracy"],
-            "file": summarize(model.labels, truth, ours)["accuracy"],
-            "agreement": 100 * np.equal(ours, graph[depth]).mean(),
-        }
-    return table

@@ -67,7 +67,7 @@ plane after the other.
 
 Take `bifsmn.c`, `bifsmn.h` and `model.h`; the other .c files are programs for
 a PC. Compile with `-ffp-contract=off` and without `-ffast-math`, optimized;
-have 2 KB of stack free on 32-bit ARM, 6 KB with NEON or AVX.
+have 2.1 KB of stack free on 32-bit ARM, 6 KB with NEON or AVX.
 
     #include "bifsmn.h"
     #include "model.h"
