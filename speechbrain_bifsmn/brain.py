@@ -13,7 +13,7 @@ from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.quantizers import (
     auxiliary_loss,
-    quantizers_of,
+    parameter_groups,
     set_progress,
 )
 
@@ -97,13 +97,15 @@ class KeywordBrain(sb.Brain):
     ``sig`` (waveforms, augmented and transformed here). It may have the
     teacher's ``logits``. ``modules`` holds ``model``; a teacher is passed
     apart, so that it is neither trained nor switched to train mode.
+    ``hparams.lr_annealing(optimizer)`` is called after each epoch.
 
     Arguments
     ---------
-    teacher : nn.Module, optional
-        Frozen network in eval mode, for ``hparams.distillation``.
     labels : list of str
         Class names.
+    teacher : nn.Module, optional
+        Network for ``hparams.distillation``, called as ``DFSMN`` is; it gets
+        frozen and put into eval mode.
     noise : torch.Tensor, [n], optional
         Background noise for ``hparams.wav_augment`` when features are
         computed on the fly.
@@ -111,9 +113,11 @@ class KeywordBrain(sb.Brain):
         For ``speechbrain.Brain``.
     """
 
-    def __init__(self, teacher=None, labels=(), noise=None, **kwargs):
+    def __init__(self, labels, teacher=None, noise=None, **kwargs):
         super().__init__(**kwargs)
-        self.teacher = teacher.to(self.device) if teacher is not None else None
+        if teacher is not None:
+            teacher.to(self.device).eval().requires_grad_(False)
+        self.teacher = teacher
         self.labels = list(labels)
         self.noise = noise.to(self.device) if noise is not None else None
         # The module itself: self.modules.model may get wrapped, by DDP say.
@@ -150,6 +154,12 @@ class KeywordBrain(sb.Brain):
             if train and self.hparams.wav_augment is not None:
                 wavs = self.hparams.wav_augment(wavs, self.noise)
             feats = self.hparams.log_mel.to(self.device)(wavs)
+            if not feats.isfinite().all():
+                # Signs would hide it from the loss.
+                raise ValueError(
+                    "a clip has samples that are no numbers, one of "
+                    + ", ".join(batch.id)
+                )
         if train:
             for augment in self.hparams.feature_augment:
                 # In-place masks must not reach the cache.
@@ -206,18 +216,11 @@ class KeywordBrain(sb.Brain):
     def init_optimizers(self):
         """As the base class, with the binarizers' parameters apart.
 
-        They are not decayed, and learn ``lr_factor`` times as fast. Of a
-        ``max_grad_norm`` SpeechBrain takes the first group alone: theirs are
-        not clipped.
+        Of a ``max_grad_norm`` SpeechBrain takes the first group alone: theirs
+        are not clipped.
         """
-        groups, apart = [], set()
-        for quantizer in quantizers_of(self.modules.model):
-            parameters = list(quantizer.parameters())
-            if parameters:
-                apart.update(parameters)
-                factor = quantizer.lr_factor or 1.0
-                group = {"params": parameters, "weight_decay": 0.0}
-                groups.append(group | {"lr_factor": factor})
+        groups = parameter_groups(self.modules.model)
+        apart = {p for group in groups for p in group["params"]}
         rest = [p for p in self.modules.parameters() if p not in apart]
         if self.remove_vector_weight_decay:
             vectors = [p for p in rest if p.dim() == 1]
@@ -230,9 +233,10 @@ class KeywordBrain(sb.Brain):
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
     def scale_learning_rates(self):
-        """Groups that learn slower, once all have the same rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] *= group.get("lr_factor", 1.0)
+        """Rates of the groups that learn slower, from that of the first."""
+        first, *others = self.optimizer.param_groups
+        for group in others:
+            group["lr"] = first["lr"] * group.get("lr_factor", 1.0)
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the counts; seed the epoch, so that a resumed run repeats."""

@@ -133,6 +133,7 @@ class LogitDistillation(Distillation):
 
     def forward(self, logits, features, targets):
         """See ``Distillation``."""
+        check_classes(logits, targets)
         ours = F.log_softmax(logits.float() / self.temperature, dim=-1)
         divergence = F.kl_div(
             ours, targets, reduction="batchmean", log_target=True
@@ -160,6 +161,21 @@ class SubNetworkDistillation(LogitDistillation):
     """
 
     source = "deeper"
+
+
+def check_classes(ours, theirs):
+    """Refuse logits of other classes, or of another batch.
+
+    Raises
+    ------
+    ValueError
+    """
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"logits of {list(ours.shape)} cannot learn from those of "
+            f"{list(theirs.shape)}: teacher and student need the same clips "
+            "and classes"
+        )
 
 
 def high_frequency(x, levels):
@@ -199,13 +215,15 @@ def high_frequency(x, levels):
     return high.flatten(3).flatten(1, 2)[:, :height, :width]
 
 
-def check_norm(norm):
-    """Refuse any but "utterance" and "batch".
+def check_bands(levels, norm):
+    """Refuse levels below 1, and any norm but "utterance" and "batch".
 
     Raises
     ------
     ValueError
     """
+    if not isinstance(levels, int) or levels < 1:
+        raise ValueError(f"levels are a whole number from 1 on, not {levels}")
     if norm not in ("utterance", "batch"):
         raise ValueError(f"norm must be 'utterance' or 'batch', not {norm!r}")
 
@@ -291,18 +309,19 @@ def energy_distance(x, target, norm):
     return _EnergyDistance.apply(x.float(), target, norm)
 
 
-def check_shapes(ours, theirs):
+def check_shapes(ours, theirs, sizes="frames and channels"):
     """Refuse to compare a layer with one of another shape.
 
     Raises
     ------
     ValueError
+        Saying which sizes must be the same.
     """
     if ours.shape != theirs.shape:
         raise ValueError(
             f"a layer of {list(ours.shape)} cannot learn from one of "
             f"{list(theirs.shape)}: losses that compare layers need teachers "
-            "with as many frames and channels"
+            f"with as many {sizes}"
         )
 
 
@@ -337,7 +356,7 @@ class HED(Distillation):
 
     def __init__(self, weight=0.01, levels=1, norm="utterance"):
         super().__init__(weight)
-        check_norm(norm)
+        check_bands(levels, norm)
         self.levels = levels
         self.norm = norm
 
@@ -397,7 +416,7 @@ class FID(Distillation):
 
     def __init__(self, weight=0.01, levels=1, norm="utterance"):
         super().__init__(weight)
-        check_norm(norm)
+        check_bands(levels, norm)
         self.levels = levels
         self.norm = norm
 
@@ -413,6 +432,7 @@ class FID(Distillation):
     def forward(self, logits, features, targets):
         """See ``Distillation``."""
         their_logits, bands = targets
+        check_classes(logits, their_logits)
         total = F.mse_loss(logits.float(), their_logits)
         for ours, layer in zip(
             features, taught_layers(features, bands), strict=True
@@ -468,7 +488,7 @@ class AttentionTransfer(Distillation):
         )
 
     def _distance(self, ours, theirs):
-        check_shapes(ours, theirs)
+        check_shapes(ours, theirs, "frames")
         return (ours - theirs).norm(dim=1).mean()
 
     def _attention(self, x):

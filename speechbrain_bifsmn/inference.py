@@ -204,13 +204,11 @@ class KeywordSpotter(Pretrained):
         Raises
         ------
         ValueError
-            If the clips are longer than the network's window, or integers.
+            If the clips are longer than the network's window, are integers, or
+            have samples that are no numbers.
         """
-        if not wavs.is_floating_point():
-            raise ValueError(
-                f"clips of {wavs.dtype} are not within ±1: divide 16-bit "
-                "samples by 32768"
-            )
+        if not wavs.isfinite().all():
+            raise ValueError("the clips have samples that are no numbers")
         missing = self.hparams.samples - wavs.shape[-1]
         if missing < 0:
             raise ValueError(

@@ -6,6 +6,8 @@ binary layer pads after binarization, with the greatest of its values, so its
 input never has another.
 """
 
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -37,7 +39,8 @@ def check_input(network, x, depths):
             f"got {list(x.shape)}"
         )
     for n in depths:
-        if n not in network.depths:
+        whole = isinstance(n, Integral) and not isinstance(n, bool)
+        if not whole or n not in network.depths:
             raise ValueError(
                 f"no depth {n}: this network runs at depth "
                 + ", ".join(map(str, network.depths))
@@ -179,8 +182,8 @@ class Linear(_Layer):
     ---------
     inputs, outputs : int
         Sizes of the last axis.
-    *quantizers
-        See ``_Layer``.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real layer.
     channels : int, optional
         Channels of the input, which repeat where the last axis is a flattened
         [mel, channels]; by default it is not.
@@ -194,13 +197,20 @@ class Linear(_Layer):
     """
 
     def __init__(
-        self, inputs, outputs, *quantizers, channels=None, kind="linear"
+        self,
+        inputs,
+        outputs,
+        weight_quantizer=None,
+        activation_quantizer=None,
+        channels=None,
+        kind="linear",
     ):
         super().__init__(
             (outputs, inputs),
-            *quantizers,
-            channels=channels or inputs,
-            kind=kind,
+            weight_quantizer,
+            activation_quantizer,
+            channels or inputs,
+            kind,
         )
 
     def quantized_input(self, x):
@@ -226,8 +236,8 @@ class Conv2d(_Layer):
         Odd size along both axes; the padding is (kernel - 1) / 2.
     stride : int
         Along both axes.
-    *quantizers
-        See ``_Layer``.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real layer.
 
     Example
     -------
@@ -235,11 +245,22 @@ class Conv2d(_Layer):
     torch.Size([2, 4, 16, 10])
     """
 
-    def __init__(self, inputs, outputs, kernel, stride, *quantizers):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        weight_quantizer=None,
+        activation_quantizer=None,
+    ):
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, not {kernel}")
         super().__init__(
-            (outputs, inputs, kernel, kernel), *quantizers, channels=inputs
+            (outputs, inputs, kernel, kernel),
+            weight_quantizer,
+            activation_quantizer,
+            inputs,
         )
         self.stride = stride
 
@@ -267,8 +288,8 @@ class Memory(_Layer):
         Taps in the past and in the future (lookahead).
     dilation : int
         Frames between two taps.
-    *quantizers
-        See ``_Layer``.
+    weight_quantizer, activation_quantizer : str, optional
+        Names of binarizers; None for a real layer.
 
     Example
     -------
@@ -276,14 +297,25 @@ class Memory(_Layer):
     torch.Size([2, 8, 6])
     """
 
-    def __init__(self, channels, left=2, right=2, dilation=1, *quantizers):
+    def __init__(
+        self,
+        channels,
+        left=2,
+        right=2,
+        dilation=1,
+        weight_quantizer=None,
+        activation_quantizer=None,
+    ):
         if min(left, right) < 0 or dilation < 1:
             raise ValueError(
                 "taps need left and right of at least 0 and a dilation of at "
                 f"least 1, not {left}, {right}, {dilation}"
             )
         super().__init__(
-            (channels, left + 1 + right), *quantizers, channels=channels
+            (channels, left + 1 + right),
+            weight_quantizer,
+            activation_quantizer,
+            channels,
         )
         self.left = left
         self.right = right
@@ -382,6 +414,8 @@ class IntegerConv2d(Conv2d):
     bits = 8
 
     def __init__(self, inputs, outputs, kernel, stride, step):
+        if not step > 0:
+            raise ValueError(f"the feature step must be positive, not {step}")
         super().__init__(inputs, outputs, kernel, stride)
         self.step = step
 
@@ -531,8 +565,8 @@ class PerDepth(nn.ModuleDict):
         See ``NormPReLU``.
     depths : list of int
         Depths that execute this layer, deepest first. In a training step the
-        deepest goes first too; a thinner one that no deeper one has preceded
-        has its own statistics.
+        deepest goes first too, and the others take its statistics until it
+        goes again, or until ``statistics`` is None: then each has its own.
     private : bool
         Whether each has its own.
     **options
@@ -551,8 +585,20 @@ class PerDepth(nn.ModuleDict):
         self.keep(depths)
 
     def at(self, depth):
-        """The norm that a depth uses."""
-        return self["shared" if "shared" in self else str(depth)]
+        """The norm that a depth uses.
+
+        Raises
+        ------
+        ValueError
+            If norms are private and this depth has none.
+        """
+        name = "shared" if "shared" in self else str(depth)
+        if name not in self:
+            raise ValueError(
+                f"no norm for depth {depth}: this layer has those of depth "
+                + ", ".join(self)
+            )
+        return self[name]
 
     def keep(self, depths):
         """Drop the norms of all other depths; those kept deepest first."""

@@ -130,7 +130,8 @@ def _library():
 class _Scratch(threading.local):
     """Memory for one call, which all layers of a thread share."""
 
-    size = 0
+    def __init__(self):
+        self.size = 0
 
     def at_least(self, size):
         """Its address."""
@@ -202,7 +203,7 @@ class _Packed(nn.Module):
 
     def _ready(self, x, dim, channels, wanted):
         """The input as C takes it; of any number of axes, if dim is 0."""
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
             raise RuntimeError(
                 "a packed model cannot be traced: what runs in C leaves none"
             )

@@ -87,6 +87,8 @@ def test_a_trained_folder_can_be_moved(results, tmp_path):
     label, probability = spotter.classify_file(tmp_path / "quiet.wav", depth=1)
     with pytest.raises(ValueError, match="divide 16-bit samples by 32768"):
         spotter.classify_batch(torch.zeros(1, 8000, dtype=torch.int16))
+    with pytest.raises(ValueError, match="samples that are no numbers"):
+        spotter.classify_batch(torch.full((1, 8000), torch.nan))
     assert label in spotter.labels and 0 < probability <= 1
     assert sorted(moved.iterdir()) == before
     assert not any(path.is_symlink() for path in before)

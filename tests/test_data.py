@@ -666,3 +666,12 @@ def test_silent_noise_makes_no_nan():
     clips = torch.zeros(8, 1600)
     augment = ClipAugment(noise_probability=1.0)
     assert torch.isfinite(augment(clips, torch.zeros(3200))).all()
+
+
+def test_augmented_clips_stay_within_one():
+    clips = torch.rand(8, 1600) * 2 - 1
+    augment = ClipAugment()
+    for noise in (None, torch.randn(3200)):
+        assert augment(clips, noise).abs().max() == 1
+    with pytest.raises(ValueError, match="1599 samples is shorter .* 1600"):
+        augment(clips, torch.randn(1599))

@@ -19,6 +19,7 @@ from speechbrain_bifsmn.distillation import (
     energy_distance,
     high_frequency,
 )
+from speechbrain_bifsmn.lobes.features import LogMel
 from tests.tiny import tiny_bifsmn
 
 
@@ -193,8 +194,23 @@ def test_layers_that_nobody_teaches_are_refused(loss):
 def test_layers_of_other_shapes_are_refused(loss):
     loss, logits = loss(), torch.zeros(2, 4)
     targets = loss.targets(logits, [torch.randn(2, 8, 4)])
-    with pytest.raises(ValueError, match="as many frames and channels"):
+    with pytest.raises(ValueError, match="as many frames"):
         loss(logits, [torch.randn(2, 4, 8)], targets)
+
+
+@pytest.mark.parametrize("loss", [FID, LogitDistillation])
+def test_logits_of_other_classes_are_refused(loss):
+    loss, features = loss(), random_features(2)
+    targets = loss.targets(torch.zeros(1, 12), features)
+    with pytest.raises(ValueError, match=r"\[3, 12\] cannot .* \[1, 12\]"):
+        loss(torch.zeros(3, 12), features, targets)
+
+
+@pytest.mark.parametrize("loss", [HED, FID])
+def test_levels_are_checked(loss):
+    for levels in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"from 1 on, not {levels}"):
+            loss(levels=levels)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +280,21 @@ def test_binarizers_learn_slower_and_are_not_decayed():
             decay = 0.0 if plain and parameter.dim() == 1 else 0.25
             slow = "_quantizer." in name
             assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, decay))
+    # A schedule may leave the rates as they are.
+    before = [group["lr"] for group in brain.optimizer.param_groups]
+    brain.scale_learning_rates()
+    assert [group["lr"] for group in brain.optimizer.param_groups] == before
+
+
+def test_a_clip_that_is_no_numbers_is_named():
+    brain = KeywordBrain.__new__(KeywordBrain)
+    brain.device = "cpu"
+    brain.hparams = SimpleNamespace(log_mel=LogMel())
+    wavs = torch.zeros(2, 16000)
+    wavs[1, 5] = torch.nan
+    batch = SimpleNamespace(sig=SimpleNamespace(data=wavs), id=["a", "b"])
+    with pytest.raises(ValueError, match="no numbers, one of a, b"):
+        brain.features(batch, sb.Stage.VALID)
 
 
 def test_drawn_depths_have_the_loss_of_all_on_average():

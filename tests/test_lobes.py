@@ -7,11 +7,13 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_bifsmn.layers import Conv2d, Memory, layers_of
 from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
+from speechbrain_bifsmn.lobes.dscnn import DSCNN
 from speechbrain_bifsmn.lobes.features import LogMel
-from speechbrain_bifsmn.lobes.fsmn import DFSMN, DFSMNBlock
+from speechbrain_bifsmn.lobes.fsmn import DFSMN, DFSMNBlock, FSMNMemory
 from tests.tiny import tiny_bifsmn
 
 MODULES = [
@@ -142,8 +144,14 @@ def test_any_sizes_and_depths_run(private):
 
 def test_wrong_depth_shape_and_settings_are_named(network):
     x = torch.randn(1, 32, 20)
-    with pytest.raises(ValueError, match="no depth 3.*4, 2, 1"):
-        network(x, depth=3)
+    for none in (3, 2.0, True, "2"):
+        for depth in (none, [4, none]):
+            with pytest.raises(ValueError, match=f"no depth {none}.*4, 2, 1"):
+                network(x, depth=depth)
+    with pytest.raises(ValueError, match="no norm for depth 4.* 2, 1"):
+        FSMNMemory(8, depths=[2, 1], private=True)(torch.randn(1, 4, 8), 4)
+    with pytest.raises(ValueError, match="feature step must be positive"):
+        BiFSMN(feature_step=0.0)
     with pytest.raises(ValueError, match=r"\[batch, 32, 20\], got \[1, 31"):
         network(x[:, 1:])
     with pytest.raises(ValueError, match="depths must decrease"):
@@ -179,6 +187,8 @@ def test_student_starts_from_the_teacher():
     with pytest.raises(ValueError, match="does not match"):
         wide = BiFSMN(**sizes | {"expansion": 48}, layers=4, depths=[4])
         wide.copy_weights(teacher)
+    with pytest.raises(ValueError, match="it is a DSCNN, not a DFSMN"):
+        student.copy_weights(DSCNN())
     for other in {"layers": 6}, {"layers": 4, "left": 4, "right": 0}:
         with pytest.raises(ValueError, match="left, right and dilation"):
             student.copy_weights(DFSMN(**sizes, **other))
@@ -212,7 +222,8 @@ def test_every_depth_is_trained_with_the_statistics_it_keeps(private, dtype):
             module.momentum = 1.0
             torch.nn.init.normal_(module.bias)
     feats = torch.randn(64, 32, 32, dtype=dtype)
-    trained = model(feats, depth=[4, 2, 1])
+    # In whatever order they are asked for.
+    trained = model(feats, depth=[1, 2, 4])
     model.eval()
     for depth, (logits, _) in trained.items():
         # All but the n / (n - 1) of the variance.
@@ -262,6 +273,28 @@ def test_layers_that_no_depth_runs_are_not_trained():
 def test_bands_above_half_the_sample_rate_are_refused():
     with pytest.raises(ValueError, match="f_max 8000.0 .*at most 4000.0"):
         LogMel(sample_rate=8000, f_max=8000.0)
+
+
+def test_integers_are_no_waveforms():
+    with pytest.raises(ValueError, match="torch.int16 .* divide"):
+        LogMel()(torch.zeros(1, 16000, dtype=torch.int16))
+
+
+@pytest.mark.parametrize("name", [None, "bnn"])
+def test_layers_are_made_from_yaml(name):
+    """By keywords, as a mapping gives them."""
+    for kind, shape in (
+        ("Linear {inputs: 6, outputs: 6", (2, 6)),
+        ("Conv2d {inputs: 6, outputs: 6, kernel: 3, stride: 1", (2, 6, 5, 5)),
+        ("Memory {channels: 6", (2, 5, 6)),
+    ):
+        layer = load_hyperpyyaml(
+            f"layer: !new:speechbrain_bifsmn.layers.{kind}, "
+            f"weight_quantizer: {name or 'null'}, "
+            f"activation_quantizer: {name or 'null'}}}\n"
+        )["layer"]
+        assert (layer.weight_quantizer is None) == (name is None)
+        assert layer(torch.randn(shape)).shape == shape
 
 
 def test_log_mel_frames_do_not_change_when_the_window_moves():

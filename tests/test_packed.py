@@ -258,6 +258,17 @@ def test_copies_files_and_states(own, tmp_path):
     assert torch.equal(pack(packed)(x), expected)
 
 
+def test_compiled(own):
+    packed, x = pack(own), torch.randn(7, 20)
+    compiled = torch.compile(packed, backend="eager")
+    got = []
+    # In a thread that has not called it before.
+    thread = threading.Thread(target=lambda: got.append(compiled(x)))
+    thread.start()
+    thread.join()
+    assert torch.equal(got[0], packed(x))
+
+
 def test_threads_share_a_model(network):
     packed, failed = pack(network), []
     clips = [torch.randn(i + 1, 32, 20) for i in range(4)]
@@ -297,8 +308,9 @@ def test_it_only_runs():
     with pytest.raises(RuntimeError, match="cannot be trained"):
         packed.train()
     packed.eval()
-    with pytest.raises(RuntimeError, match="cannot be traced"):
-        torch.jit.trace(packed, torch.randn(2, 6))
+    for trace in (torch.jit.trace, torch.export.export):
+        with pytest.raises(RuntimeError, match="cannot be traced"):
+            trace(packed, (torch.randn(2, 6),))
     assert packed.double()(torch.randn(2, 6)).dtype is torch.float32
 
 

@@ -15,6 +15,7 @@ from speechbrain_bifsmn.quantizers import (
     auxiliary_loss,
     fused,
     make,
+    parameter_groups,
     set_progress,
 )
 from tests.tiny import tiny_bifsmn
@@ -333,6 +334,16 @@ def test_a_loop_of_ones_own_advances_schedules_and_frees_graphs():
     assert model.conv2.weight_quantizer.ede.t > before
     with pytest.raises(ValueError, match="from 0 to 1, not 2"):
         set_progress(model, 2)
+
+
+def test_binarizers_parameters_are_apart():
+    model = tiny_bifsmn(weight_quantizer="lpb", activation_quantizer="reactnet")
+    groups = parameter_groups(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [names[id(p)] for group in groups for p in group["params"]]
+    assert sorted(found) == sorted(n for n in names.values() if "_quant" in n)
+    assert {group["weight_decay"] for group in groups} == {0.0}
+    assert {group["lr_factor"] for group in groups} == {0.1, 1.0}
 
 
 @pytest.mark.parametrize("method", ["irnet", "recu"])

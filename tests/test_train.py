@@ -322,6 +322,11 @@ def test_caches_tell_apart_what_they_were_made_from(archive, tmp_path):
         for noise in (None, torch.randn(16000), torch.zeros(16000))
     ]
     assert len({cache.path for cache in made}) == 3
+    windowed = LogMel()
+    windowed.window = torch.hamming_window(2048)
+    other = CachedFeatures(tmp_path / "one.csv", tmp_path, windowed)
+    plain = CachedFeatures(tmp_path / "one.csv", tmp_path, LogMel())
+    assert not torch.equal(other.get("a"), plain.get("a"))
     networks = [DFSMN(layers=1, dilation=n).eval() for n in (1, 2)]
     networks[1].load_state_dict(networks[0].state_dict())
     logits = [CachedLogits(made[0], network).get("a") for network in networks]
@@ -391,7 +396,7 @@ def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
         module.KEYS,
         module.OPTIONAL,
     )
-    teacher = hparams["teacher"].eval().requires_grad_(False)
+    teacher = hparams["teacher"]
     brain = KeywordBrain(
         teacher=teacher,
         labels="abcd",
@@ -404,6 +409,7 @@ def test_the_teacher_stays_frozen_and_out_of_the_optimizer(results, archive):
     brain.modules.train()
     trained = {id(p) for g in brain.optimizer.param_groups for p in g["params"]}
     assert not any(module.training for module in teacher.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
     assert not trained & {id(p) for p in teacher.parameters()}
     assert trained == {id(p) for p in hparams["model"].parameters()}
 
@@ -441,6 +447,14 @@ def test_methods_train_and_export_from_yaml(
     )
     report = export_folder(tmp_path / "run", tmp_path / "exported")
     assert report["parity"]["stages"] > 100
+
+
+def test_nobody_starts_from_no_teacher(archive, tmp_path):
+    args = "--logit_weight=0", "--hed_weight=0", "--start_from_teacher=True"
+    with pytest.raises(ValueError, match="--start_from_teacher needs a teach"):
+        train(
+            "bifsmn.yaml", archive, tmp_path, *STUDENT, *args, "--teacher=null"
+        )
 
 
 def test_without_a_teacher_nobody_distils(archive, tmp_path):

@@ -437,6 +437,13 @@ def check(hparams):
             f"{hparams['label_smoothing']}"
         )
     check_depth_weights(hparams["depth_weights"], hparams["model"].depths)
+    if hparams.get("teacher") is None and (
+        hparams.get("start_from_teacher")
+        or needs_teacher(hparams["distillation"])
+    ):
+        raise ValueError(
+            "a distillation loss or --start_from_teacher needs a teacher"
+        )
     if hparams.get("cache_teacher"):
         teaching = [x for x in hparams["distillation"] if x.weight]
         if not needs_teacher(teaching):

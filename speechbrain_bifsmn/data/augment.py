@@ -82,12 +82,23 @@ class ClipAugment:
         Returns
         -------
         torch.Tensor, [batch, samples]
+            Within ±1.
+
+        Raises
+        ------
+        ValueError
+            If the noise is shorter than a clip.
         """
         batch, samples = wavs.shape
         wavs = self._warp(wavs)
         wavs = wavs * 10 ** (_uniform(batch, self.gain, wavs) / 20)
-        if noise is None or len(noise) < samples:
-            return wavs
+        if noise is None:
+            return wavs.clamp(-1, 1)
+        if len(noise) < samples:
+            raise ValueError(
+                f"background noise of {len(noise)} samples is shorter than a "
+                f"clip of {samples}: give more, or none"
+            )
         starts = torch.randint(len(noise) - samples + 1, (batch, 1))
         index = starts.to(noise.device) + torch.arange(
             samples, device=noise.device

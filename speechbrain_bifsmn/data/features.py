@@ -67,7 +67,7 @@ def read_noise(manifest, sample_rate=16000):
 
 # Raised by whoever changes what the same settings give: here, in LogMel or in
 # ClipAugment.
-FORMAT = 1
+FORMAT = 2
 
 
 class CachedFeatures:
@@ -162,6 +162,11 @@ class CachedFeatures:
             if isinstance(value, int | float) and not name.startswith("_")
         }
         del front_end["training"]
+        # What settings do not tell, such as a window.
+        seeded = torch.Generator().manual_seed(0)
+        probe = torch.randn(1, self.samples, generator=seeded) / 10
+        heard = self._steps(self.log_mel.cpu()(probe))
+        digest = hashlib.sha256(heard.numpy().tobytes()).hexdigest()
         files = sorted({row["wav"] for row in self.rows})
         facts = {
             "format": FORMAT,
@@ -170,7 +175,7 @@ class CachedFeatures:
                 (status.st_size, status.st_mtime_ns)
                 for status in map(os.stat, files)
             ],
-            "front_end": (str(type(self.log_mel)), front_end),
+            "front_end": (str(type(self.log_mel)), front_end, digest),
             "samples": self.samples,
             "step": self.step,
             "copies": self.copies,
@@ -222,9 +227,13 @@ class CachedFeatures:
                 heard = wavs
                 if self.augment is not None:
                     heard = self.augment(wavs, noise)
-                steps = torch.round(log_mel(heard) / self.step)
-                steps = steps.clamp(-128, 127).to(torch.int8).cpu().numpy()
+                steps = self._steps(log_mel(heard)).cpu().numpy()
                 out[copy, start : start + len(rows)] = steps
+
+    def _steps(self, features):
+        """Features as int8."""
+        steps = torch.round(features / self.step).clamp(-128, 127)
+        return steps.to(torch.int8)
 
 
 def _load(path, **options):

@@ -122,7 +122,17 @@ class LogMel(nn.Module):
         Returns
         -------
         torch.Tensor, [batch, ceil(samples / hop_length), n_mels]
+
+        Raises
+        ------
+        ValueError
+            If the samples are integers.
         """
+        if not wavs.is_floating_point():
+            raise ValueError(
+                f"clips of {wavs.dtype} are not within ±1: divide 16-bit "
+                "samples by 32768"
+            )
         samples = wavs.shape[-1]
         frames = -(-samples // self.hop_length)
         span = self.win_length + (frames - 1) * self.hop_length

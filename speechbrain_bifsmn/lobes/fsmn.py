@@ -13,7 +13,7 @@ IJCAI 2022 (arXiv 2202.06483), for the layout and the thinnable architecture.
 """
 
 import copy
-from numbers import Integral
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -47,7 +47,8 @@ class FSMNMemory(nn.Module):
     depths : list of int
         Depths that execute this block.
     private : bool
-        Whether each depth has its own norm.
+        Whether each depth has its own norm; see ``PerDepth`` for how depths
+        share one in training.
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real block.
 
@@ -284,12 +285,13 @@ class DFSMN(nn.Module):
         Arguments
         ---------
         x : torch.Tensor, [batch, frames, n_mels]
-            Log-mel frames.
+            Log-mel frames, finite: the sign of what is no number is one.
         lens : torch.Tensor, optional
             Relative lengths, as SpeechBrain passes them. Not used: clips
             shorter than the network's window are padded with silence.
         depth : int or sequence of int, optional
-            One of ``depths``, or several; the deepest, if not given.
+            One of ``depths``, or several, which run from the deepest on; the
+            deepest, if not given.
 
         Returns
         -------
@@ -303,10 +305,10 @@ class DFSMN(nn.Module):
         ValueError
             If the network has no such depth, or x has another shape.
         """
-        single = depth is None or isinstance(depth, Integral)
-        if single:
-            depth = self.depths[0] if depth is None else depth
-        asked = [depth] if single else depth
+        if depth is None:
+            depth = self.depths[0]
+        several = isinstance(depth, Sequence)
+        asked = depth if several else [depth]
         check_input(self, x, asked)
         outputs = {}
         if self.training:
@@ -314,13 +316,13 @@ class DFSMN(nn.Module):
                 if isinstance(module, PerDepth):
                     module.statistics = None
         stem = self.stem(x)
-        for n in asked:
+        for n in sorted(asked, reverse=True):
             y, features = stem, []
             for i in self.layers_of(n):
                 y = self.blocks[i](y, n)
                 features.append(y)
             outputs[n] = self.head(y.flatten(1)), features
-        return outputs[depth][0] if single else outputs
+        return outputs if several else outputs[depth][0]
 
     def stem(self, x):
         """[batch, frames, n_mels] to [batch, frames', channels]."""
@@ -388,6 +390,11 @@ class DFSMN(nn.Module):
         ValueError
             Naming what does not match.
         """
+        if not isinstance(teacher, DFSMN):
+            raise ValueError(
+                f"cannot start from the teacher: it is a "
+                f"{type(teacher).__name__}, not a DFSMN"
+            )
         if self._context() != teacher._context():
             raise ValueError(
                 "cannot start from the teacher: layers, left, right and "

@@ -1,6 +1,6 @@
 """What networks of one depth share: DFSMN's interface."""
 
-from numbers import Integral
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -51,8 +51,10 @@ class SingleDepth(nn.Module):
         ValueError
             If the network has no such depth, or x has another shape.
         """
-        single = depth is None or isinstance(depth, Integral)
-        asked = self.depths if depth is None else [depth] if single else depth
+        if depth is None:
+            depth = self.depths[0]
+        several = isinstance(depth, Sequence)
+        asked = depth if several else [depth]
         check_input(self, x, asked)
         logits = self.logits(x)
-        return logits if single else {n: (logits, []) for n in asked}
+        return {n: (logits, []) for n in asked} if several else logits

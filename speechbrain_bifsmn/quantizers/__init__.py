@@ -7,8 +7,9 @@ weights (``WEIGHTS``) and for activations (``ACTIVATIONS``) separately; each
 docstring gives forward, gradient, schedule or loss, what it folds to, source.
 
 A training loop of one's own calls ``set_progress(model, fraction)`` before each
-epoch and adds ``auxiliary_loss(model)`` to its loss, as ``KeywordBrain`` does:
-some methods have a schedule or a loss, and without these stay at its beginning.
+epoch, adds ``auxiliary_loss(model)`` to its loss and gives its optimizer
+``parameter_groups(model)``, as ``KeywordBrain`` does: some methods have a
+schedule or a loss, or parameters that no weight decay may touch.
 
 A new method is a subclass of ``WeightQuantizer`` or ``ActivationQuantizer``
 and a line in a table below.
@@ -30,6 +31,7 @@ __all__ = [
     "WeightQuantizer",
     "auxiliary_loss",
     "make",
+    "parameter_groups",
     "quantizers_of",
     "set_progress",
     "sign",
@@ -116,6 +118,35 @@ def quantizers_of(model):
     """
     kinds = WeightQuantizer, ActivationQuantizer
     return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def parameter_groups(model):
+    """Parameters of the binarizers themselves, as an optimizer takes groups.
+
+    Arguments
+    ---------
+    model : nn.Module
+
+    Returns
+    -------
+    list of dict
+        For each binarizer that has any ``params``, a ``weight_decay`` of 0 and
+        ``lr_factor``, by which to multiply the learning rate.
+
+    Example
+    -------
+    >>> [group["lr_factor"] for group in parameter_groups(make(WEIGHTS, "lpb"))]
+    [0.1]
+    """
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0,
+            "lr_factor": quantizer.lr_factor,
+        }
+        for quantizer in quantizers_of(model)
+        if (parameters := list(quantizer.parameters()))
+    ]
 
 
 def set_progress(model, fraction):

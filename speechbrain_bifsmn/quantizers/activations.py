@@ -136,8 +136,8 @@ class RADActivation(SignActivation):
     auxiliary loss: λ times the mean over channels of max(0, |μ| - σ)²
     (degeneration) + max(0, σ/4 - 1)² (saturation) + max(0, 1 - |μ| - σ/4)²
     (gradient mismatch), μ and σ those of the channel in the batch; averaged
-    over the calls of a step. λ = 0.1 for each layer, which for twenty layers
-    is the paper's 2 for their mean.
+    over the calls of a step, the last eight of them if there are more. λ = 0.1
+    for each layer, which for twenty layers is the paper's 2 for their mean.
     source: Ding et al., "Regularizing Activation Distribution for Training
     Binarized Deep Networks", CVPR 2019, eq. 6 to 9.
     """

@@ -263,9 +263,8 @@ def along_channels(vector, x):
 class _Quantizer(nn.Module):
     """What weights' and activations' binarizers share."""
 
-    # Of the learning rate, for parameters of the binarizer itself; None lets
-    # them train like all others. They are never decayed.
-    lr_factor = None
+    # Of the learning rate, for parameters of the binarizer itself.
+    lr_factor = 1.0
 
     def set_progress(self, fraction):
         """Told before each epoch how much of training is over, 0 to 1."""
