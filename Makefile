@@ -5,6 +5,7 @@
 # make bench                time it beside other runtimes
 # make bench BENCH_ARGS="--only ours --json"
 # make bench-packed         time packed layers beside PyTorch's
+# make clean                delete what all of these made
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -53,4 +54,4 @@ $(VENV)/bench: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build results
+	rm -rf $(VENV) build results/demo

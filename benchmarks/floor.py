@@ -19,6 +19,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 STAGES = ("conv1", "conv2", "fc", "memory", "pointwise1", "pointwise2", "head")
@@ -316,6 +318,11 @@ def main():
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     report = json.loads(arguments.report.read_text())
+    if not arguments.ghz and processor() != report["cpu"]:
+        sys.exit(
+            f"the report is of another processor, {report['cpu']}: give its "
+            "clock, --ghz"
+        )
     ghz = arguments.ghz or clock()
     found = compare(report, ghz)
     written = table(report, found, ghz)

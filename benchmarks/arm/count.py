@@ -5,8 +5,9 @@
 Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it
 under qemu-user with the plugin count.c and prints the instructions of one run
 of the network (features to scores), of each of its kernels and of the front
-end. They are the same on every host. No ARM processor is involved: cycles are
-what llvm-mca models for the instructions that the pointwise-1 kernel executed.
+end. They are the same on every host with the same compiler. No ARM processor is
+involved: cycles are what llvm-mca models for the instructions that the
+pointwise-1 kernel executed.
 """
 
 import argparse
@@ -27,12 +28,15 @@ TOOLS = {
 }
 CORES = ("cortex-a53", "cortex-a72", "neoverse-n1")
 GEMM = "b1_gemm_bits__neon_8x16"
+MODEL = "model.bifsmn"
 
 
-def run(*command):
+def run(*command, **options):
     """Standard output of a command that must succeed, or its complaint."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, **options
+        )
     except OSError as error:
         sys.exit(f"{command[0]} cannot be started: {error.strerror}")
     if done.returncode != 0:
@@ -60,13 +64,17 @@ def build(folder):
     return plugin, program
 
 
-def execute(plugin, program, model, what, runs, kernels, trace=None):
+def execute(plugin, program, what, runs, kernels, trace=None):
     """Instructions by function, and addresses in order if traced."""
     out = plugin.with_suffix(".txt")
     options = f"{plugin},out={out}" + (f",trace={trace}" if trace else "")
+    # Names and environment lie on the stack, and move what is above them: libc
+    # fills memory in other steps then.
     run(
-        *("qemu-aarch64", "-plugin", options, "-d", "plugin"),
-        *(program, model, str(what), str(runs), kernels),
+        *(shutil.which("qemu-aarch64"), "-plugin", options, "-d", "plugin"),
+        *("./bench", MODEL, str(what), str(runs), kernels),
+        cwd=program.parent,
+        env={},
     )
     counts, addresses = {}, []
     for line in out.read_text().splitlines():
@@ -78,15 +86,15 @@ def execute(plugin, program, model, what, runs, kernels, trace=None):
     return counts, addresses
 
 
-def count(plugin, program, model, what, kernels):
+def count(plugin, program, what, kernels):
     """Instructions of one run, by function: of two runs less those of one."""
-    one, _ = execute(plugin, program, model, what, 1, kernels)
-    two, _ = execute(plugin, program, model, what, 2, kernels)
+    one, _ = execute(plugin, program, what, 1, kernels)
+    two, _ = execute(plugin, program, what, 2, kernels)
     counts = {name: two[name] - one.get(name, 0) for name in two}
     return {name: n for name, n in counts.items() if n}
 
 
-def model_cycles(plugin, program, model, folder):
+def model_cycles(plugin, program, folder):
     """Modelled cycles of one pointwise-1 GEMM on each core, or None."""
     mca = next(
         (
@@ -103,7 +111,7 @@ def model_cycles(plugin, program, model, folder):
             file=sys.stderr,
         )
         return None
-    _, addresses = execute(plugin, program, model, 1, 1, "neon", GEMM)
+    _, addresses = execute(plugin, program, 1, 1, "neon", GEMM)
     if not addresses:
         print(f"{GEMM} is not part of this network", file=sys.stderr)
         return None
@@ -139,19 +147,18 @@ def model_cycles(plugin, program, model, folder):
     return {"instructions": len(addresses), "cycles": cycles, "by": mca}
 
 
-def measure(model, folder):
-    """Everything, as a dictionary."""
+def measure(folder):
+    """Everything, as a dictionary, of the model in a folder."""
     plugin, program = build(folder)
     depths = (8, 4, 2, 1)
     result = {"instructions": {}}
     for kernels in ("neon_dot", "neon", "scalar"):
         result["instructions"][kernels] = {
-            depth: count(plugin, program, model, depth, kernels)
-            for depth in depths
+            depth: count(plugin, program, depth, kernels) for depth in depths
         }
     # It has no kernels of its own.
     result["front_end"] = {
-        what: sum(count(plugin, program, model, what, "neon").values())
+        what: sum(count(plugin, program, what, "neon").values())
         for what in ("features", "next")
     }
     sizes = run("aarch64-linux-gnu-objdump", "-t", program)
@@ -160,7 +167,7 @@ def measure(model, folder):
         for line in sizes.splitlines()
         if " F .text" in line and "__neon" in line
     )
-    result["modelled"] = model_cycles(plugin, program, model, folder)
+    result["modelled"] = model_cycles(plugin, program, folder)
     return result
 
 
@@ -206,16 +213,17 @@ def main():
             sys.exit(f"{tool} is missing: apt-get install {package}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = arguments.model
-        if model is None:
+        model = folder / MODEL
+        if arguments.model:
+            shutil.copy(arguments.model, model)
+        else:
             sys.path.insert(0, str(ROOT))
             try:
                 from tests.random_model import random_model
             except ImportError as error:
                 sys.exit(f"no random model, give one with --model: {error}")
-            model = folder / "random.bifsmn"
             model.write_bytes(random_model().to_bytes())
-        result = measure(model, folder)
+        result = measure(folder)
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:

@@ -4,7 +4,7 @@
  * A model file (docs/format.md) holds the front end, the network at all its
  * depths and the labels. The runtime reads it where it lies: in flash, mapped,
  * or in memory, at any address. It allocates nothing and has no globals; all
- * it writes is one block of memory that you give, and stack: 2 KB of it on
+ * it writes is one block of memory that you give, and stack: 2.1 KB of it on
  * 32-bit ARM, 6 KB at most with NEON or AVX, if optimized:
  *
  *     size_t size;

@@ -18,11 +18,13 @@ from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
+import numpy as np
 from stream import measure
 
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.prepare import OWN_DRAW, read_seal
+from speechbrain_bifsmn.data.protocols import SILENCE, UNKNOWN
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import (
     LOCAL_FACTS,
@@ -213,6 +215,8 @@ def card(report, facts, sizes, train, curves):
         return " | ".join(f"{value:.2f}" for value in values)
 
     recall = row["recall"]
+    others = [label not in (UNKNOWN, SILENCE) for label in recall]
+    said = np.array(row["confusion"])[list(recall).index(UNKNOWN)]
     heard = [
         next(row for row in curve if row["threshold"] == THRESHOLD)
         for curve in curves.values()
@@ -236,7 +240,7 @@ def card(report, facts, sizes, train, curves):
         seed=facts["seed"],
         epochs=facts["epochs"],
         train=sum(train.values()) - sum(generated.values()),
-        taken=100 - recall["_unknown_"],
+        taken=100 * said[others].sum() / said.sum(),
         threshold=THRESHOLD,
         missed_row=" | ".join(f"{row['missed']:.1f}" for row in heard),
         alarms_row=" | ".join(f"{row['false_alarms']:.0f}" for row in heard),

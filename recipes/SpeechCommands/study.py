@@ -6,8 +6,9 @@
 Trains the teacher if there is none, then each pair from it, one process each;
 exports the result and measures the file in C. Rerun to resume: what is done is
 kept. Writes study.md (a table), study.json and study.png (accuracy against
-bytes and against time) to <results_folder>/<protocol>/study/<epochs>. Its data
-are the YAMLs' own, not those of results.py: give it a folder of its own.
+bytes and against time) to <results_folder>/<protocol>/study/<epochs>/<seed>.
+Its data are the YAMLs' own, not those of results.py: give it a folder of its
+own.
 """
 
 import argparse
