@@ -1,9 +1,10 @@
 """Checkpoints that an interruption cannot spoil."""
 
 import os
+import shutil
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
-from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 UNFINISHED = "unfinished.yaml"
 
@@ -22,8 +23,23 @@ class WholeCheckpointer(Checkpointer):
     """
 
     def save_checkpoint(self, *args, **kwargs):
-        """See ``Checkpointer``."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        """See ``Checkpointer``.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if if_main_process():
+            for unfinished in self.checkpoints_dir.glob(f"*/{UNFINISHED}"):
+                shutil.rmtree(unfinished.parent)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except RuntimeError as error:  # torch's, if the disk is full
+            raise OSError(
+                f"no checkpoint can be written to {self.checkpoints_dir}, is "
+                f"the disk full? {str(error).splitlines()[0]}"
+            ) from error
         if checkpoint is not None:  # None where another process saves
             folder = checkpoint.path
             os.replace(folder / UNFINISHED, folder / METAFNAME)

@@ -256,7 +256,7 @@ def parser():
         listen,
         "Print keywords as they are heard in 16-bit little-endian mono PCM on "
         "standard input, at the model's rate. A keyword is not printed again "
-        "for the length of a window.",
+        "for the length of a window and the three steps that are averaged.",
         epilog="example: arecord -q -t raw -f S16_LE -r 16000 | bifsmn listen",
     )
     add_model(sub)

@@ -13,6 +13,7 @@ from speechbrain_bifsmn.data.prepare import (
     prepare_speech_commands,
     read_seal,
 )
+from speechbrain_bifsmn.data.protocols import SILENCE
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
@@ -85,7 +86,8 @@ def labelled_clips(folder, model):
         If there is no such file, or one cannot be used: it is longer than
         the model's window, for example.
     """
-    formats = soundfile.available_formats()
+    # By the endings of their files, of which some have several.
+    formats = {*soundfile.available_formats(), "AIF", "OGA", "OPUS"}
     rows = []
     for label in model.labels:
         for path in sorted(Path(folder, label).glob("*")):
@@ -93,12 +95,7 @@ def labelled_clips(folder, model):
             if path.suffix[1:].upper() not in formats or path.name[0] == ".":
                 continue
             stop = check_audio(path, model.config.sample_rate)
-            if stop > model.config.samples:
-                raise DataError(
-                    f"{path}: {stop} samples, but the model hears "
-                    f"{model.config.samples}: cut it to the word, or give it "
-                    "to bifsmn spot"
-                )
+            _check_length(path, stop, model)
             row = {"wav": str(path), "start": 0, "stop": stop, "label": label}
             rows.append(row)
     if not rows:
@@ -107,6 +104,16 @@ def labelled_clips(folder, model):
             + ", ".join(model.labels)
         )
     return rows
+
+
+def _check_length(path, length, model):
+    """Refuse a recording of which the model would hear the beginning only."""
+    if length > model.config.samples:
+        raise DataError(
+            f"{path}: {length} samples, but the model hears "
+            f"{model.config.samples}: cut it to the word, or give it to "
+            "bifsmn spot"
+        )
 
 
 def protocol_clips(data, model, protocol=None, words=None, split="test"):
@@ -138,6 +145,8 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
     ------
     ValueError
         If the data do not allow it, or its labels are not the model's.
+    DataError
+        If a recording is longer than the model's window.
     """
     trained = model.meta
     if words:
@@ -152,10 +161,16 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
             protocol,
             words=words,
             sample_rate=model.config.sample_rate,
+            samples=model.config.samples,
             **shares,
         )
         protocol_labels(Path(folder), "the model", model.labels)
         rows = read_manifest(Path(folder) / f"{split}.csv")
+        for row in rows:
+            # Silences are cut in whole seconds.
+            if row["label"] != SILENCE:
+                length = int(row["stop"]) - int(row["start"])
+                _check_length(row["wav"], length, model)
         return protocol, read_seal(folder)["asked"]["test"], rows
 
 

@@ -110,7 +110,10 @@ def _check_types(path, overridden):
                 )
         elif value is None and default is not None:
             raise HyperparameterError(f"--{key} needs a value")
-        if isinstance(default, str) and not isinstance(value, str):
+        tag = getattr(default, "tag", None)
+        placeholder = tag is not None and tag.value == "!PLACEHOLDER"
+        text = isinstance(default, str) or placeholder
+        if text and not isinstance(value, str):
             raise HyperparameterError(f"--{key} is text, not {value!r}")
         for kind, name in ((bool, "True or False"), (list, "a list")):
             if isinstance(default, kind) and not isinstance(value, kind):
@@ -118,6 +121,41 @@ def _check_types(path, overridden):
         number = isinstance(default, int | float)
         if number and not isinstance(value, int | float):
             raise HyperparameterError(f"--{key} is a number, not {value!r}")
+
+
+def protect(arguments):
+    """Command line arguments as SpeechBrain's parser takes them.
+
+    It splits them at every =, and for YAML a comment begins at " #".
+
+    Arguments
+    ---------
+    arguments : list of str
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> print(*protect(["--lr=1", "--data_folder=a=b #1"]))
+    --lr=1 --data_folder="a\\u003db #1"
+    """
+
+    def protected(argument):
+        key, equals, value = argument.partition("=")
+        if not key.startswith("--"):
+            key, equals, value = "", "", argument
+        if "=" not in value and " #" not in value:
+            return argument
+        try:
+            value = json.loads(value)
+        except ValueError:
+            if value[0] in "[{":
+                return argument
+        return key + equals + json.dumps(value).replace("=", "\\u003d")
+
+    return [protected(argument) for argument in arguments]
 
 
 def settings(path, overrides):
@@ -182,10 +220,13 @@ def check_same_run(folder, now, free):
     before = json.loads(path.read_text(encoding="utf-8"))
     for key in sorted((set(before) | set(now)) - set(free)):
         if before.get(key) != now.get(key):
+            differs = f"with {key} {before.get(key)!r}, now it is "
+            differs += repr(now.get(key))
+            if key == "clips":
+                differs = "that was trained on other clips"
             raise HyperparameterError(
-                f"{folder} holds a run with {key} {before.get(key)!r}, now it "
-                f"is {now.get(key)!r}: choose another --output_folder, or "
-                "delete that one"
+                f"{folder} holds a run {differs}: choose another "
+                "--output_folder, or delete that one"
             )
 
 

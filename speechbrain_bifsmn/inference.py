@@ -50,8 +50,9 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     # Last: a folder with weights is a whole folder.
-    with whole_file(folder / "model.ckpt") as part:
-        torch.save(model.state_dict(), part)
+    with whole_file(folder / "model.ckpt") as part, open(part, "wb") as out:
+        # To a file of its own torch writes otherwise, and names no full disk.
+        torch.save(model.state_dict(), out)
 
 
 def load_weights(path, module):

@@ -194,7 +194,8 @@ class Listener:
     """Keywords in a stream, as they are heard.
 
     A keyword is reported in the first window in which its smoothed posterior
-    reaches the spotter's threshold; then not again for the length of a window.
+    reaches the spotter's threshold; then not again until none of the windows
+    that are averaged has heard what that one has.
 
     Arguments
     ---------
@@ -249,7 +250,8 @@ class Listener:
             sure = row[best] >= spotter.threshold and keywords[best]
             if sure and self.start >= self.next[best]:
                 heard.append(spotted(model, best, row, self.start))
-                self.next[best] = self.start + config.samples
+                last = self.start + (SMOOTHED - 1) * step
+                self.next[best] = last + config.samples
             self.waiting = self.waiting[step:]
             self.start += step
         return heard

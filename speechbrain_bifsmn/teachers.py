@@ -34,7 +34,12 @@ def load_teacher(teacher, checkpoint):
         but weights.
     """
     check_teacher(checkpoint)
-    load_weights(checkpoint, teacher)
+    try:
+        load_weights(checkpoint, teacher)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; a teacher of other sizes needs them as options, too"
+        ) from error
     return teacher.eval().requires_grad_(False)
 
 

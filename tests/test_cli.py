@@ -52,6 +52,11 @@ def test_eval_of_own_recordings_takes_all(
     soundfile.write(tmp_path / "high/long.wav", np.zeros(16001), 16000)
     with pytest.raises(SystemExit, match="long.wav: 16001 samples, but"):
         cli.main(["eval", "-m", str(model_file), str(tmp_path), "--all"])
+    shutil.copytree(archive, tmp_path / "all")
+    for long in (tmp_path / "all/low").iterdir():
+        soundfile.write(long, np.zeros(16001), 16000)
+    with pytest.raises(SystemExit, match=r"all/low/.*wav: 16001 samples, but"):
+        cli.main(["eval", "-m", str(model_file), str(tmp_path / "all")])
     with pytest.raises(SystemExit, match="no recordings in folders .* low, "):
         cli.main(
             ["eval", "-m", str(model_file), str(tmp_path / "low"), "--all"]

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import runpy
+import signal
 import sys
 import tarfile
 from dataclasses import replace
@@ -34,7 +35,11 @@ from speechbrain_bifsmn.data.protocols import (
     UNKNOWN,
     which_split,
 )
-from speechbrain_bifsmn.data.synthesis import make_speakers, synthesize
+from speechbrain_bifsmn.data.synthesis import (
+    Espeak,
+    make_speakers,
+    synthesize,
+)
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
@@ -404,6 +409,44 @@ def test_there_is_noise_to_train_with_silence_class_or_not(tmp_path, words):
     assert last <= soundfile.info(root / NOISE / "hum.wav").frames - 2 * 16000
 
 
+def test_silences_are_as_long_as_the_window(tmp_path):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    words = ["yes", "no", SILENCE]
+    prepare_speech_commands(
+        root, tmp_path / "save", "words", words=words, samples=30000
+    )
+    for rows in read(tmp_path / "save").values():
+        cuts = [row for row in rows if row["label"] == SILENCE]
+        assert {int(r["stop"]) - int(r["start"]) for r in cuts} == {32000}
+    for row in cuts:
+        assert int(row["stop"]) <= soundfile.info(row["wav"]).frames
+    with pytest.raises(DataError, match="at least 15 s"):
+        prepare_speech_commands(
+            root, tmp_path / "long", "words", words=words, samples=80000
+        )
+
+
+def test_what_no_class_wants_is_not_claimed(tmp_path, caplog):
+    root = make_archive(tmp_path / "data", ("yes", "no"))
+    asked = {"spliced_unknowns": 5, "quiet_silences": 5}
+    prepare_speech_commands(
+        root, tmp_path / "save", "words", words=["yes", "no", SILENCE], **asked
+    )
+    sealed = prepare.read_seal(tmp_path / "save")["asked"]
+    assert [sealed[key] for key in asked] == [0, 5]
+    assert "words has no class for spliced_unknowns" in caplog.text
+
+
+def test_words_without_training_clips_are_told_what_they_have(tmp_path):
+    for k in range(3):
+        write(tmp_path / "yes" / f"{speakers(1, 0, 0)[0]}_nohash_{k}.wav")
+        write(tmp_path / "no" / f"{speakers(0, 1, 0)[0]}_nohash_{k}.wav")
+    with pytest.raises(DataError, match="no: no training clips in it, 3 to"):
+        prepare_speech_commands(
+            tmp_path, tmp_path / "save", "words", words=["yes", "no"]
+        )
+
+
 def pack(path, names, link=None):
     with tarfile.open(path, "w:gz") as tar:
         for name in names:
@@ -529,6 +572,26 @@ def test_synthetic_speech(tmp_path):
     assert len(pairs) == 10 and {len(x) for x in pairs.values()} == {1}
 
 
+def test_nothing_that_is_said_is_lost_to_a_signal():
+    pytest.importorskip("espeakng_loader")
+
+    def interrupt(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for milliseconds in range(1, 6):
+            espeak = Espeak(0)
+            espeak.say("first", "en-us", 50, 150)
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+            with pytest.raises(InterruptedError):
+                for _ in range(200):
+                    espeak.say("interruption", "en-us", 50, 150)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_synthesis_without_its_parts(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="from 3 to"):
         synthesize(tmp_path / "a", ["yes"], speakers=2)
@@ -602,6 +665,13 @@ def test_a_splice_is_cut_where_nothing_is_said():
         audio = _splice(first, second, 16000, random)
         assert len(audio) == 16000
         assert np.abs(audio).max() > 0.8
+
+
+def test_a_click_is_no_word_to_splice():
+    click, word = np.full(80, 0.5), np.full(16000, 0.1)
+    random = np.random.default_rng(0)
+    assert _splice(click, word, 16000, random) is None
+    assert _splice(word, click, 16000, random) is None
 
 
 def test_spoken_words_are_none_of_speech_commands(tmp_path):

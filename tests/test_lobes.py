@@ -26,6 +26,7 @@ MODULES = [
     "packed",
     "metrics",
     "distillation",
+    "hyperparameters",
     "lobes.features",
     "lobes.fsmn",
     "lobes.bifsmn",

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import speechbrain as sb
 import torch
+from filelock import FileLock
 
 from speechbrain_bifsmn.brain import KeywordBrain
 from speechbrain_bifsmn.checkpoints import WholeCheckpointer
@@ -96,9 +97,24 @@ def test_a_checkpoint_counts_once_it_is_whole(tmp_path):
     checkpointer.add_recoverable("more", model, custom_save_hook=interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpointer.save_and_keep_only()
+    assert list(tmp_path.glob("*/unfinished.yaml"))
     resumed = WholeCheckpointer(tmp_path, {"model": model})
     assert resumed.recover_if_possible() is not None
     assert torch.equal(model.weight, expected)
+    resumed.save_and_keep_only()
+    assert not list(tmp_path.glob("*/unfinished.yaml"))
+
+
+def test_two_trainings_do_not_share_a_folder(archive, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with FileLock(folder / ".lock"):
+        with pytest.raises(ValueError, match=f"another .* writes to {folder}"):
+            train(
+                *("dfsmn.yaml", archive, tmp_path),
+                f"--output_folder={folder}",
+            )
+        assert [p.name for p in folder.iterdir() if p.is_file()] == [".lock"]
 
 
 def test_runs_at_once_prepare_one_after_the_other(
@@ -339,7 +355,7 @@ def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
         archive,
         tmp_path,
         *STUDENT,
-        f"--teacher_folder={results / 'dfsmn/1'}",
+        f"--teacher_folder={results / 'dfsmn/1/model'}",
         "--cache_features=False",
         "--precision=bf16",
         "--device=cpu",
@@ -518,7 +534,6 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--feature_step=0", "feature_step must be positive"),
         ("--frames=40", "are 32 frames: pass --frames=32"),
         ("--train_dataloader_opts={batch: 3}", "'batch'"),
-        ("--words=low", "words"),
         ("--depth_weights=[1.0, 0.5]", "depth_weights has 2 numbers"),
         ("--depth_weights=[0.0]", "must not be negative, nor all 0"),
         ("--norm_batches=2.5", "norm_batches is a whole number"),
@@ -536,6 +551,11 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
     ]:
         with pytest.raises(ValueError, match=words):
             train("dfsmn.yaml", archive, tmp_path, option)
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = [option for option in SMALL if "--words" not in option]
+        patch.setattr(recipe, "SMALL", fewer)
+        with pytest.raises(ValueError, match="words must be a list"):
+            train("dfsmn.yaml", archive, tmp_path, "--words=low")
     for option, words in [
         ("--logit_weight=0", "cache_teacher needs a loss"),
         ("--hed_weight=0.1", "keeps logits, not layers"),

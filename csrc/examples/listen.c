@@ -2,7 +2,7 @@
  *     arecord -q -t raw -f S16_LE -r 16000 | ./listen MODEL [DEPTH [THRESHOLD]]
  * Reads 16-bit little-endian mono PCM, moves a window over it, averages
  * posteriors over the last four and prints a keyword that reaches the
- * threshold; then not again for the length of a window. */
+ * threshold; then not again until none of them has heard what that one has. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,7 +122,7 @@ int main(int argc, char **argv)
                    at / info.sample_rate);
             if (fflush(stdout))
                 fail("output", "cannot write");
-            next[best] = at + (double)samples;
+            next[best] = at + (double)((SMOOTHED - 1) * step + samples);
         }
         memmove(pcm, pcm + step, (samples - step) * sizeof *pcm);
         heard = samples - step + read_pcm(pcm + samples - step, step);

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -205,6 +206,8 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    # As when interrupted: a training that runs is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:

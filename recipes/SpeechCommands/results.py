@@ -23,6 +23,7 @@ to each test clip, its bytes and times.
 import argparse
 import hashlib
 import json
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -35,7 +36,7 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
 from comparison import BEST, compare, markdown
 from predictions import on_common_clips, read_predictions, write_predictions
-from runs import HPARAMS, microseconds, train
+from runs import HPARAMS, microseconds, stop, train
 from tqdm import tqdm
 from train import FREE
 
@@ -579,6 +580,7 @@ def write(cells, args):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -20,6 +20,17 @@ ENVIRONMENT = {
 }
 
 
+# Trainings that go on.
+running = set()
+
+
+def stop(*_):
+    """A signal handler: ends the trainings, then this program."""
+    for child in running.copy():
+        child.terminate()
+    sys.exit(143)
+
+
 def train(yaml, output, settings, log):
     """Run train.py, one thread, with its output in a file.
 
@@ -45,16 +56,21 @@ def train(yaml, output, settings, log):
         str(HERE / "train.py"),
         str(HPARAMS / yaml),
         "--noprogressbar",
-        # What follows = is YAML, of which JSON is a part.
+        # What follows the first = is YAML, of which JSON is a part.
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**ENVIRONMENT, **os.environ}
-    with open(log, "a") as out:
-        done = subprocess.run(
+    with (
+        open(log, "a") as out,
+        subprocess.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
+        ) as child,
+    ):
+        running.add(child)
+        failed = child.wait()
+        running.remove(child)
+    if failed:
         raise ValueError(f"{output}: training failed, see the end of {log}")
 
 

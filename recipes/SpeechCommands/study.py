@@ -13,6 +13,7 @@ own.
 
 import argparse
 import json
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import numpy as np
-from runs import microseconds, train
+from runs import microseconds, stop, train
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.manifest import read_manifest
@@ -176,6 +177,7 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:

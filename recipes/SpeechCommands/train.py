@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ if "--noprogressbar" in sys.argv:
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import speechbrain as sb
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
 from speechbrain.utils.distributed import run_on_main
@@ -58,6 +59,7 @@ from speechbrain_bifsmn.hyperparameters import (
     front_end,
     load_hyperparameters,
     network_yaml,
+    protect,
     settings,
 )
 from speechbrain_bifsmn.inference import save_trained
@@ -75,6 +77,7 @@ PREPARE_KEYS = {
     "download",
     "skip_prep",
     "sample_rate",
+    "samples",
     *GENERATED,
 }
 # Of a training YAML, what the exported file tells.
@@ -164,7 +167,9 @@ def prepare(prepared, run, hparams, now, resuming):
     Another run may take the prepared folder as soon as this one lets it go.
     """
     prepared.mkdir(parents=True, exist_ok=True)
-    with FileLock(prepared / ".lock"):
+    # What is skipped may lie where nobody can write.
+    skip = hparams["skip_prep"]
+    with nullcontext() if skip else FileLock(prepared / ".lock"):
         prepare_speech_commands(
             save_folder=prepared, **{key: hparams[key] for key in PREPARE_KEYS}
         )
@@ -251,7 +256,12 @@ def teacher_folders(hparams):
     folders = [folders] if isinstance(folders, str) else folders
     if not folders or not all(isinstance(x, str) for x in folders):
         raise ValueError(f"--teacher_folder names no teacher: {folders!r}")
-    return [Path(folder) / "model" for folder in folders]
+    folders = [Path(folder) for folder in folders]
+    # Of a run, or the trained folder in it.
+    return [
+        folder if (folder / "model.ckpt").is_file() else folder / "model"
+        for folder in folders
+    ]
 
 
 def train_loader(hparams):
@@ -322,8 +332,8 @@ def sig_pipeline(hparams):
 
 
 def main(arguments):
-    """Prepare, train, evaluate, and save the trained folder."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    """Check what is asked for, then do it."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(protect(arguments))
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
     if run_opts["debug"] or run_opts["debug_persistently"]:
@@ -339,6 +349,22 @@ def main(arguments):
     if hparams.get("thin_depths", thin) < thin:
         # Depths that are not drawn leave norms without a gradient.
         hparams["find_unused_parameters"] = True
+    output = Path(hparams["output_folder"])
+    lock = FileLock(output / ".lock")
+    if sb.utils.distributed.if_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another training writes to {output}") from None
+    try:
+        run(hparams, hparams_file, run_opts, overrides, device)
+    finally:
+        lock.release()
+
+
+def run(hparams, hparams_file, run_opts, overrides, device):
+    """Prepare, train, evaluate, save; nobody else writes to the folder."""
     output = Path(hparams["output_folder"])
     prepared = Path(hparams["prepared_folder"])
     now = settings(hparams_file, overrides)

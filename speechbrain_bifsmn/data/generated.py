@@ -266,6 +266,8 @@ def _speech(audio, rate):
     """First and last sample of what is loud, to 10 ms."""
     hop = rate // 100
     frames = audio[: len(audio) // hop * hop].reshape(-1, hop)
+    if len(frames) < 5:
+        return 0, 0
     level = np.sqrt((frames**2).mean(1))
     level = np.convolve(level, np.full(5, 0.2), "same")
     loud = np.flatnonzero(level > 0.1 * level.max())

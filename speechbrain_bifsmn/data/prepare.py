@@ -66,6 +66,7 @@ def prepare_speech_commands(
     download=False,
     skip_prep=False,
     sample_rate=SAMPLE_RATE,
+    samples=SAMPLE_RATE,
     spliced_unknowns=0,
     spoken_unknowns=0,
     spoken_keywords=0,
@@ -108,6 +109,8 @@ def prepare_speech_commands(
         Whether to do nothing at all.
     sample_rate : int
         The rate that the clips must have, in Hz.
+    samples : int
+        Of the network's window; silences are as long, in whole seconds.
     spliced_unknowns, spoken_unknowns, spoken_keywords, quiet_silences : int
         Clips to generate for training beyond those of the data, see
         ``generate_clips``. Of the first three a protocol without an unknown
@@ -131,6 +134,14 @@ def prepare_speech_commands(
     _check_shares(
         validation_percentage, testing_percentage, "validation_", "testing_"
     )
+    generated = {
+        "spliced_unknowns": spliced_unknowns,
+        "spoken_unknowns": spoken_unknowns,
+        "spoken_keywords": spoken_keywords,
+        "quiet_silences": quiet_silences,
+    }
+    allowed = dict.fromkeys(generated, protocol.unknown)
+    allowed["quiet_silences"] = protocol.silence
     data_folder = Path(os.path.abspath(data_folder))
     root = _find_data(data_folder, protocol, download)
     test_root = _find_test(data_folder, root, protocol, test_folder, download)
@@ -148,6 +159,11 @@ def prepare_speech_commands(
             "--testing_percentage out"
         )
 
+    for kind, count in generated.items():
+        if count and not allowed[kind]:
+            logger.warning("%s has no class for %s", protocol.name, kind)
+            generated[kind] = 0
+    seconds = -(-samples // sample_rate)
     asked = {
         "version": __version__,
         "protocol": asdict(protocol),
@@ -158,10 +174,8 @@ def prepare_speech_commands(
         "validation_percentage": validation_percentage,
         "testing_percentage": testing_percentage,
         "sample_rate": sample_rate,
-        "spliced_unknowns": spliced_unknowns,
-        "spoken_unknowns": spoken_unknowns,
-        "spoken_keywords": spoken_keywords,
-        "quiet_silences": quiet_silences,
+        "silence_seconds": seconds,
+        **generated,
         "listing_sha256": _sha256(json.dumps([stock, lists, official])),
     }
     # Tuples become lists, as they are in the file that it is compared with.
@@ -179,9 +193,12 @@ def prepare_speech_commands(
             "with --download",
             protocol.name,
         )
-    noises = _noises(root, stock.get(NOISE, {}), sample_rate, protocol.silence)
+    noises = _noises(
+        *(root, stock.get(NOISE, {}), sample_rate, seconds, protocol.silence)
+    )
     manifests = _draw(
-        protocol, root, parts, noises, unknown_percentage, silence_percentage
+        *(protocol, root, parts, noises, seconds),
+        *(unknown_percentage, silence_percentage),
     )
     if test_root:
         manifests["test"] = [
@@ -194,20 +211,19 @@ def prepare_speech_commands(
         for split, clips in manifests.items()
     }
     manifests = _measure(manifests, sample_rate)
-    generated = generate_clips(
+    clips = generate_clips(
         manifests["train"],
         protocol.keywords,
         save_folder,
-        spliced_unknowns * protocol.unknown,
-        spoken_unknowns * protocol.unknown,
-        spoken_keywords * protocol.unknown,
-        quiet_silences * protocol.silence,
-        sample_rate,
+        **generated,
+        sample_rate=sample_rate,
     )
-    manifests["train"] += generated
+    manifests["train"] += clips
     counts["train"] = _count("train", manifests["train"], protocol)
-    manifests["noise"] = _noise(manifests["train"], noises, silence_percentage)
-    files = sorted({clip.path for clip in generated})
+    manifests["noise"] = _noise(
+        manifests["train"], noises, seconds, silence_percentage
+    )
+    files = sorted({clip.path for clip in clips})
     _write(save_folder, manifests, protocol, asked, counts, files)
 
 
@@ -399,14 +415,18 @@ def _check_words(parts, protocol, root):
             f"{', '.join(missing)}; choose another --protocol, or --words"
         )
     for word in needed:
-        if not parts["train"][word]:
-            raise DataError(
-                f"{root / word}: no training clips in it; record some, or "
-                f"choose another --protocol, or --words"
-            )
+        if parts["train"][word]:
+            continue
+        others = sum(len(parts[split][word]) for split in SPLITS)
+        raise DataError(
+            f"{root / word}: no training clips in it, {others} to validate "
+            "and test: only .wav files are clips, and those of a speaker, "
+            "SPEAKER_nohash_N.wav, stay together; record some, or choose "
+            "another --protocol, or --words"
+        )
 
 
-def _draw(protocol, root, parts, noises, unknown, silence):
+def _draw(protocol, root, parts, noises, seconds, unknown, silence):
     """The clips of each split, {split: [Clip]}; shares in percent."""
     unknown *= protocol.unknown
     silence *= protocol.silence
@@ -433,7 +453,7 @@ def _draw(protocol, root, parts, noises, unknown, silence):
                 wanted = math.ceil(wanted * unknown / (100 - unknown - silence))
             clips += [replace(clip, label=UNKNOWN) for clip in pool[:wanted]]
         wanted = math.ceil(len(clips) * silence / (100 - silence))
-        manifests[split] = clips + _silences(noises, split, wanted)
+        manifests[split] = clips + _silences(noises, seconds, split, wanted)
     return manifests
 
 
@@ -448,34 +468,35 @@ def _stem(name):
     return name[: -len(".wav")]
 
 
-def _noises(root, names, rate, needed):
+def _noises(root, names, rate, seconds, needed):
     """Sample rate and whole seconds of the noise recordings, by path."""
     paths = [root / NOISE / name for name in names]
     noises = {
         str(path): (rate, check_audio(path, rate) // rate) for path in paths
     }
-    noises = {path: n for path, n in noises.items() if n[1] >= len(SPLITS)}
+    least = len(SPLITS) * seconds
+    noises = {path: n for path, n in noises.items() if n[1] >= least}
     if needed and not noises:
         raise DataError(
             f"{root / NOISE}: silence needs noise recordings of at least "
-            f"{len(SPLITS)} s there; --words without {SILENCE} makes a task "
+            f"{least} s there; --words without {SILENCE} makes a task "
             f"without it"
         )
     return noises
 
 
-def _silences(noises, split, wanted):
-    """One-second cuts, evenly spread over a split's own seconds of noise."""
+def _silences(noises, seconds, split, wanted):
+    """Cuts, evenly spread over a split's own seconds of noise."""
     clips = []
-    for i, (path, (rate, seconds)) in enumerate(sorted(noises.items())):
-        tenth = max(1, seconds // 10)
+    for i, (path, (rate, length)) in enumerate(sorted(noises.items())):
+        tenth = max(seconds, length // 10)
         first, last = {
-            "train": (0, seconds - 2 * tenth),
-            "valid": (seconds - 2 * tenth, seconds - tenth),
-            "test": (seconds - tenth, seconds),
+            "train": (0, length - 2 * tenth),
+            "valid": (length - 2 * tenth, length - tenth),
+            "test": (length - tenth, length),
         }[split]
         count = len(range(i, wanted, len(noises)))
-        room = (last - first - 1) * rate
+        room = (last - first - seconds) * rate
         starts = {
             first * rate + room * k // max(1, count - 1) for k in range(count)
         }
@@ -485,18 +506,18 @@ def _silences(noises, split, wanted):
                 path,
                 SILENCE,
                 start,
-                start + rate,
+                start + seconds * rate,
             )
             for start in sorted(starts)
         ]
     return clips
 
 
-def _noise(clips, noises, percentage):
+def _noise(clips, noises, seconds, percentage):
     """The silences trained with; where there is no such class, as many."""
     silences = [clip for clip in clips if clip.label == SILENCE]
     wanted = math.ceil(len(clips) * percentage / (100 - percentage))
-    return silences or _silences(noises, "train", wanted)
+    return silences or _silences(noises, seconds, "train", wanted)
 
 
 def _count(split, clips, protocol):
@@ -509,7 +530,8 @@ def _count(split, clips, protocol):
             f"{len(protocol.labels)} labels, no clip of {', '.join(missing)}: "
             f"add clips, raise --unknown_percentage or --silence_percentage, "
             f"choose others with --words, or prepare with prepare.py, which "
-            f"has --validation_percentage and --testing_percentage, too"
+            f"has --validation_percentage and --testing_percentage, too, and "
+            f"train with --prepared_folder and --skip_prep=True"
         )
     return {label: counts[label] for label in protocol.labels}
 

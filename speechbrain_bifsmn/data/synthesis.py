@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,6 +239,9 @@ class Espeak:
         self.callback = callback(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
         self.resample = Resample(rate, SAMPLE_RATE)
+        # Signal handlers run in the main thread alone. What they raise would
+        # be lost in the callback, with the sound that it was called with.
+        self.thread = ThreadPoolExecutor(1)
 
     def _receive(self, samples, count, _events):
         if samples:
@@ -263,6 +267,9 @@ class Espeak:
         np.ndarray
             float32 of shape [samples], without silence around the speech.
         """
+        return self.thread.submit(self._say, text, voice, pitch, rate).result()
+
+    def _say(self, text, voice, pitch, rate):
         self.chunks.clear()
         text, characters, utf8 = text.encode(), 1, 1
         failed = (
