@@ -258,6 +258,7 @@ def test_copies_files_and_states(own, tmp_path):
     assert torch.equal(pack(packed)(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a")
 def test_compiled(own):
     packed, x = pack(own), torch.randn(7, 20)
     compiled = torch.compile(packed, backend="eager")
