@@ -304,6 +304,16 @@ def test_wrong_inputs_are_named():
         pack(Memory(6, 1, 1, 1, "bnn", "bnn"))(torch.randn(2, 6))
 
 
+@pytest.mark.parametrize("shape", [(2, 9), (2, 9, 3, 1)])
+def test_what_is_no_number_stays_none(shape):
+    norm = NormPReLU(9).eval()
+    x = torch.randn(shape)
+    x.view(-1)[::4] = torch.nan
+    expected = norm(x).detach()
+    assert torch.allclose(pack(norm)(x), expected, equal_nan=True)
+    assert expected.isnan().any() and expected.isfinite().any()
+
+
 def test_it_only_runs():
     packed = pack(nn.Sequential(Linear(6, 4, "bnn", "bnn")))
     with pytest.raises(RuntimeError, match="cannot be trained"):

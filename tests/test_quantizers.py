@@ -174,6 +174,32 @@ def test_weight_gradients_are_those_of_the_formula(name, progress, kind):
     assert torch.allclose(leaf.grad, expected, atol=1e-6)
 
 
+MAGNITUDES = {
+    "reactnet": lambda w, q: channel_mean(w.abs()),
+    "fda": lambda w, q: w.abs().mean(),
+    "bifsmn": lambda w, q: channel_mean((w - w.mean()).abs()),
+    "irnet": lambda w, q: 2 ** channel_mean(standard(w).abs()).log2().round(),
+    "recu": lambda w, q: q.scale.abs()[:, None],
+}
+
+
+@pytest.mark.parametrize("name", MAGNITUDES)
+def test_weights_have_the_magnitude_of_the_formula(name):
+    torch.manual_seed(2)
+    quantizer = randomized(make(WEIGHTS, name, (5, 12)), 0.5)
+    w = 0.8 * torch.randn(5, 12, dtype=torch.float64) + 0.3
+    expected = MAGNITUDES[name](w, quantizer).expand_as(w)
+    assert torch.allclose(quantizer(w).abs(), expected)
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_a_channel_of_equal_weights_has_a_finite_gradient(name, value):
+    w = torch.full((2, 5), value, requires_grad=True)
+    (100 * make(WEIGHTS, name, (2, 5))(w)).sum().backward()
+    assert torch.isfinite(w.grad).all()
+
+
 @pytest.mark.parametrize("kind", ["conv", "pointwise", "linear"])
 @pytest.mark.parametrize("name", sorted(set(WEIGHTS) - {"as-released"}))
 def test_weights_have_one_magnitude_for_each_channel(name, kind):
@@ -296,6 +322,23 @@ def test_the_distribution_loss_by_hand():
     assert quantizer.auxiliary_loss() == 0.0
     quantizer.eval()(x)
     assert quantizer.auxiliary_loss() == 0.0
+
+
+def test_the_distribution_loss_of_maps_and_of_several_calls():
+    quantizer = make(ACTIVATIONS, "rad", 2).train()
+    a = 8 / math.sqrt(2)
+    # σ = 8, then 16: saturated by 1 and by 3.
+    x = torch.tensor([[a, 0.0], [-a, 4 * a]], requires_grad=True)
+    quantizer(x)
+    first = quantizer.auxiliary_loss()
+    assert math.isclose(first.item(), 0.1 * (1 + 9) / 2, rel_tol=1e-5)
+    maps = torch.randn(3, 2, 4, 5) * torch.tensor([1.0, 20.0])[:, None, None]
+    quantizer(maps.requires_grad_())
+    alone = quantizer.auxiliary_loss()
+    quantizer(maps.movedim(1, -1).reshape(-1, 2))
+    assert torch.allclose(quantizer.auxiliary_loss(), alone)
+    quantizer(x), quantizer(maps)
+    assert torch.allclose(quantizer.auxiliary_loss(), (first + alone) / 2)
 
 
 @pytest.mark.parametrize("slope", [0.25, 2.0])

@@ -422,10 +422,10 @@ size_t bifsmn_packed_scratch(const struct bifsmn_packed *p, size_t mels)
     return block * (8 * p->planes * words(p->inputs) + 4 * p->outputs);
 }
 
-/* Without a branch, which compilers may leave in. */
+/* Without a branch, which compilers may leave in; NaN stays NaN. */
 static float prelu(float z, float slope)
 {
-    return (z > 0 ? z : 0) + slope * (z < 0 ? z : 0);
+    return (z < 0 ? 0 : z) + slope * (z < 0 ? z : 0);
 }
 
 static void norm_row(size_t N, const float *restrict x,

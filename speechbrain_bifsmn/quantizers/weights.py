@@ -166,7 +166,7 @@ def standardise(weight):
     v = weight - per_channel(weight, lambda rows: rows.mean(1))
     std = per_channel(v, lambda rows: rows.std(1))
     # A channel of equal weights stays zero, and its signs +1.
-    return v / std.clamp(min=torch.finfo(v.dtype).tiny)
+    return v / torch.where(std > 0, std, 1)
 
 
 class ReCUWeight(WeightQuantizer):
