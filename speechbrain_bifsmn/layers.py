@@ -39,12 +39,16 @@ def check_input(network, x, depths):
             f"got {list(x.shape)}"
         )
     for n in depths:
-        whole = isinstance(n, Integral) and not isinstance(n, bool)
-        if not whole or n not in network.depths:
+        if not is_whole(n) or n not in network.depths:
             raise ValueError(
                 f"no depth {n}: this network runs at depth "
                 + ", ".join(map(str, network.depths))
             )
+
+
+def is_whole(number):
+    """Whether it is a whole number; True and 2.0 are none."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def layers_of(layers, depth):

@@ -33,6 +33,7 @@ MODULES = [
     "lobes.bcresnet",
     "lobes.dscnn",
     "data.augment",
+    "data.protocols",
     "spotting",
 ]
 
@@ -271,14 +272,45 @@ def test_layers_that_no_depth_runs_are_not_trained():
     assert not any(p.requires_grad for p in model.blocks[left].parameters())
 
 
-def test_bands_above_half_the_sample_rate_are_refused():
-    with pytest.raises(ValueError, match="f_max 8000.0 .*at most 4000.0"):
-        LogMel(sample_rate=8000, f_max=8000.0)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"sample_rate": 8000, "f_max": 8000.0},
+            "<= 4000.0 .*0.0 and 8000",
+        ),
+        ({"f_min": 4000.0, "f_max": 3000.0}, "f_min < f_max"),
+        ({"f_min": -900.0}, "0 <= f_min"),
+        ({"f_max": 0.0}, "f_min < f_max"),
+        ({"floor": 0.0}, "must be positive, got 0.0 and 20"),
+        ({"scale": 0.0}, "must be positive"),
+    ],
+)
+def test_impossible_front_ends_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        LogMel(**options)
 
 
 def test_integers_are_no_waveforms():
     with pytest.raises(ValueError, match="torch.int16 .* divide"):
         LogMel()(torch.zeros(1, 16000, dtype=torch.int16))
+
+
+def test_clips_without_samples_have_no_features():
+    with pytest.raises(ValueError, match="without a sample"):
+        LogMel()(torch.zeros(1, 0))
+
+
+@pytest.mark.parametrize("depths", [8, [8, 4.0], [True], "8"])
+def test_depths_are_whole_numbers(depths):
+    with pytest.raises(ValueError, match="a list of whole numbers"):
+        BiFSMN(depths=depths)
+
+
+def test_dropout_is_on_what_a_layer_adds():
+    block, x = DFSMNBlock(8, 12, dropout=1.0), torch.randn(4, 5, 8)
+    assert torch.equal(block(x), block.memory(x))
+    assert not torch.equal(block.eval()(x), block.memory(x))
 
 
 @pytest.mark.parametrize("name", [None, "bnn"])

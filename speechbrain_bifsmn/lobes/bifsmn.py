@@ -27,7 +27,9 @@ class BiFSMN(DFSMN):
     Arguments
     ---------
     feature_step : float
-        One int8 step of the input features.
+        One int8 step of the input features: what lies beyond 128 of them, 4 by
+        default, is clipped. ``LogMel`` gives such features; dB would need a
+        larger step, or to be scaled alike.
     head_bits : int
         Width of the classifier's weights, 4 or 8.
     weight_quantizer, activation_quantizer : str

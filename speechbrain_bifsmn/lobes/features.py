@@ -38,6 +38,11 @@ class LogMel(nn.Module):
     offset, scale : float
         Level normalisation, dB.
 
+    Raises
+    ------
+    ValueError
+        If lengths, frequencies, ``floor`` or ``scale`` are impossible.
+
     Example
     -------
     >>> LogMel()(torch.randn(2, 16000)).shape
@@ -64,10 +69,17 @@ class LogMel(nn.Module):
                 "the front end needs 0 < hop_length <= win_length <= n_fft, "
                 f"got {hop_length}, {win_length}, {n_fft}"
             )
-        if f_max and f_max > sample_rate / 2:
+        highest = sample_rate / 2
+        f_max = highest if f_max is None else f_max
+        if not 0 <= f_min < f_max <= highest:
             raise ValueError(
-                f"f_max {f_max} is above half the sample rate: with "
-                f"{sample_rate} Hz it must be at most {sample_rate / 2}"
+                f"the front end needs 0 <= f_min < f_max <= {highest} (half "
+                f"the sample rate), got {f_min} and {f_max}"
+            )
+        if not (floor > 0 and scale > 0):
+            raise ValueError(
+                "floor and scale of the front end must be positive, got "
+                f"{floor} and {scale}"
             )
         self.sample_rate = sample_rate
         self.n_fft = n_fft
@@ -75,7 +87,7 @@ class LogMel(nn.Module):
         self.hop_length = hop_length
         self.n_mels = n_mels
         self.f_min = f_min
-        self.f_max = f_max or sample_rate / 2
+        self.f_max = f_max
         self.floor = floor
         self.offset = offset
         self.scale = scale
@@ -126,7 +138,7 @@ class LogMel(nn.Module):
         Raises
         ------
         ValueError
-            If the samples are integers.
+            If the samples are integers, or there are none.
         """
         if not wavs.is_floating_point():
             raise ValueError(
@@ -134,6 +146,8 @@ class LogMel(nn.Module):
                 "samples by 32768"
             )
         samples = wavs.shape[-1]
+        if samples == 0:
+            raise ValueError("clips without a sample have no features")
         frames = -(-samples // self.hop_length)
         span = self.win_length + (frames - 1) * self.hop_length
         padded = nn.functional.pad(wavs.float(), [span - samples, 0])

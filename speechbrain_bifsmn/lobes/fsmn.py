@@ -25,6 +25,7 @@ from speechbrain_bifsmn.layers import (
     NormPReLU,
     PerDepth,
     check_input,
+    is_whole,
     layers_of,
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
@@ -227,8 +228,7 @@ class DFSMN(nn.Module):
         activation_quantizer=None,
     ):
         super().__init__()
-        depths = tuple(depths or [layers])
-        _check_depths(depths, layers)
+        depths = _checked_depths(depths or [layers], layers)
         unknown = set(private) - {"memory", "pointwise1", "pointwise2"}
         if unknown:
             raise ValueError(
@@ -463,10 +463,13 @@ def _is_depth(part):
     return part == "shared" or part.isdigit()
 
 
-def _check_depths(depths, layers):
+def _checked_depths(depths, layers):
+    if not isinstance(depths, Sequence) or not all(map(is_whole, depths)):
+        raise ValueError(f"depths are a list of whole numbers, not {depths}")
     decreasing = all(a > b for a, b in zip(depths, depths[1:], strict=False))
     if not decreasing or depths[0] > layers or depths[-1] < 1:
         raise ValueError(
             f"depths must decrease from at most {layers} (the number of "
             f"layers) to at least 1, not {list(depths)}"
         )
+    return tuple(depths)
