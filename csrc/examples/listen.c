@@ -84,7 +84,7 @@ int main(int argc, char **argv)
     void *room;
     bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, best;
-    double threshold = argc > 3 ? number(argv[3]) : 0.7, probability = 0;
+    double threshold = argc > 3 ? number(argv[3]) : 0.7, probability = 0, apart;
     int16_t *pcm;
     int8_t *features;
 
@@ -100,8 +100,8 @@ int main(int argc, char **argv)
     samples = (size_t)info.samples;
     /* The least that it can tell apart; a window may be no longer. */
     hop = (size_t)info.hop_length;
-    step = (size_t)info.stride * (size_t)info.stride * hop;
-    step = step < samples ? step : samples;
+    apart = (double)info.stride * info.stride * info.hop_length;
+    step = (size_t)(apart < info.samples ? apart : info.samples);
     pcm = malloc(samples * sizeof *pcm);
     features = malloc((size_t)info.frames * (size_t)info.mels);
     heard = read_pcm(pcm, samples);

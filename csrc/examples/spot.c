@@ -90,12 +90,12 @@ static size_t read_wav(const char *name, int rate) /* to pcm: how many */
 
 int main(int argc, char **argv)
 {
-    size_t size = argc > 2 ? read_file(argv[1], model) : 0, bytes, last, at;
+    size_t size = argc > 2 ? read_file(argv[1], model) : 0, bytes, last, at, step;
     struct bifsmn_info info;
     void *room;
     bifsmn *net = NULL;
     int error = bifsmn_workspace_size(model, size, &bytes), depth, i, k, n, top;
-    double start[2] = {0, 0}, surest[2] = {-1, -1}, sum, step, threshold;
+    double start[2] = {0, 0}, surest[2] = {-1, -1}, sum, apart, threshold;
     const char *best[2] = {NULL, NULL}; /* keyword; _silence_ and its like */
 
     if (argc < 3)
@@ -111,9 +111,9 @@ int main(int argc, char **argv)
     last = read_wav(argv[2], info.sample_rate);
     last -= last < (size_t)info.samples ? last : (size_t)info.samples;
     /* The least that it can tell apart; a window may be no longer. */
-    step = (double)info.stride * info.stride * info.hop_length;
-    step = step < info.samples ? step : info.samples;
-    for (at = 0, n = 1;; n++, at = at + step < last ? at + (size_t)step : last) {
+    apart = (double)info.stride * info.stride * info.hop_length;
+    step = (size_t)(apart < info.samples ? apart : info.samples);
+    for (at = 0, n = 1;; n++, at = last - at > step ? at + step : last) {
         error = bifsmn_run(net, pcm + at, (size_t)info.samples, depth, scores);
         if (error)
             fail(argv[1], bifsmn_message(error));
