@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechbrain_bifsmn.data.audio import read_pcm
+from speechbrain_bifsmn.data.audio import read_pcm, read_window
 from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels import open_engine
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
@@ -304,27 +304,6 @@ def softmax(scores):
     return exponents / exponents.sum()
 
 
-def read_window(row, config):
-    """A manifest row as one window of the model.
-
-    Arguments
-    ---------
-    row : dict
-        Manifest row.
-    config : Config
-        Of the model.
-
-    Returns
-    -------
-    np.ndarray of int16, [samples]
-        Zero-padded at the end, or cut.
-    """
-    start, stop = int(row["start"]), int(row["stop"])
-    pcm = read_pcm(row["wav"], start, stop, config.sample_rate)
-    pcm = pcm[: config.samples]
-    return np.pad(pcm, (0, config.samples - len(pcm)))
-
-
 def clip_features(engine, model, rows):
     """int8 features of every clip of a manifest.
 
@@ -341,5 +320,7 @@ def clip_features(engine, model, rows):
     ------
     np.ndarray of int8, [frames, n_mels]
     """
+    config = model.config
     for row in rows:
-        yield engine.features(read_window(row, model.config))
+        pcm = read_window(row, config.samples, config.sample_rate)
+        yield engine.features(pcm)

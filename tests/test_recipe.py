@@ -4,12 +4,14 @@ import importlib
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol
+from speechbrain_bifsmn.spotting import window_starts
 from tests.recipe import REPO, SMALL, STUDENT, TRAIN, load_train
 
 
@@ -183,6 +185,73 @@ def test_a_stream_is_heard_and_counted(
         assert missed == sorted(missed) and missed[0] < 60
         assert alarms == sorted(alarms, reverse=True)
     assert (tmp_path / "new/det.png").stat().st_size > 5000
+
+
+class Clock:
+    """A spotter whose posteriors are the number of the window, from 1 on."""
+
+    def __init__(self, stride, hop_length):
+        sizes = {"stride": stride, "hop_length": hop_length}
+        config = SimpleNamespace(samples=16000, sample_rate=16000, **sizes)
+        self.model = SimpleNamespace(config=config, labels=["yes", "no"])
+
+    def posteriors(self, pcm):
+        starts = window_starts(len(pcm), self.model.config)
+        return starts, 1.0 + np.arange(len(starts))[:, None].repeat(2, 1)
+
+
+def test_windows_count_for_the_clip_in_their_middle(monkeypatch):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    stream = importlib.import_module("stream")
+    silence = np.zeros(16000, np.int16)
+    monkeypatch.setattr(stream, "read_window", lambda *_: silence)
+
+    def hear(stride, hop_length, clips):
+        rows = clips * [{"label": "no"}]
+        _, highest, hours = stream.hear(Clock(stride, hop_length), rows)
+        assert hours == pytest.approx(clips / 3600)
+        return highest[:, 0].tolist()
+
+    # Every 2,000 samples; the middle of four windows lies 5,000 after the
+    # last one's start.
+    assert hear(2, 500, 3) == [6, 14, 17]
+    # Every 8,192, 4,288 before it: the first counts for the first clip.
+    assert hear(4, 512, 4) == [3, 5, 7, 0]
+    assert hear(2, 500, 1) == [1]
+    # A neighbour's word is no false alarm, and no hit.
+    heard = np.array([[0, 0.9], [0, 0.9]])
+    rates = stream.rates(["yes", "no"], [0, 1], heard, hours=1, threshold=0.5)
+    assert rates["missed"] == 50 and rates["false_alarms"] == 0
+    # Each depth by itself.
+    monkeypatch.setattr(stream, "hear", lambda spotter, _: (spotter.depth,))
+    monkeypatch.setattr(stream, "rates", lambda labels, depth, t: depth)
+    curves = stream.measure(stream.FILE, [])
+    assert {n: set(curve) for n, curve in curves.items()} == {
+        n: {n} for n in (8, 4, 2, 1)
+    }
+
+
+def test_the_card_says_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    release = importlib.import_module("release")
+    recall = {"yes": 97, "no": 95, "_unknown_": 70, "_silence_": 100}
+    confusion = [[9, 1, 0, 0], [0, 9, 1, 0], [1, 2, 6, 1], [0, 0, 0, 9]]
+    row = {"accuracy": 91, "accuracy_without_silence": 90}
+    row |= {"recall": recall, "confusion": confusion}
+    curve = [
+        {"threshold": t, "missed": 10 * t, "false_alarms": 100 * t}
+        for t in (0.5, release.THRESHOLD)
+    ]
+    facts = {"seed": 3, "epochs": 7, "licence": "MIT", "spliced_unknowns": 5}
+    report = {"depths": {"8": row, "2": row}, "clips": 40}
+    clips = {"yes": 20, "_unknown_": 15}
+    curves = {8: curve, 2: curve}
+    text = release.card(report, facts, [900, 800, 700], clips, curves)
+    for said in (
+        *("in 30 of 100 cases", "| 7.0 | 7.0 |", "| 800 | 700 |"),
+        *("(30 clips", "seed 3", "7 epochs", "5 pseudo-words"),
+    ):
+        assert said in text
 
 
 def test_only_the_package_s_protocol_is_released(

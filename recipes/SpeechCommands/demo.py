@@ -24,12 +24,13 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
 from runs import ENVIRONMENT, HERE, HPARAMS
 
+from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.synthesis import synthesize
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
-from speechbrain_bifsmn.spotting import Spotter, read_window
+from speechbrain_bifsmn.spotting import Spotter
 
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
@@ -46,7 +47,7 @@ SYNTHETIC = {
         "--feature_augment=[]",
     ],
 }
-# Half the recipe's epochs, to stay within 40 minutes on two busy cores.
+# About half the recipes' epochs, to stay within 40 minutes on two busy cores.
 REAL = {
     "teacher": ["--number_of_epochs=24"],
     "student": ["--number_of_epochs=30"],
@@ -164,10 +165,11 @@ def main(arguments):
 
     spotter = KeywordSpotter.from_hparams(student)
     listener = Spotter(exported["file"])
+    config = listener.model.config
     rows = read_manifest(student / "test.csv")
     features, front_end = [], []
     for row in rows[:200]:
-        pcm = read_window(row, listener.model.config)
+        pcm = read_window(row, config.samples, config.sample_rate)
         begin = time.perf_counter()
         features.append(listener.engine.features(pcm))
         front_end.append(time.perf_counter() - begin)

@@ -40,6 +40,7 @@ from runs import HPARAMS, microseconds, stop, train
 from tqdm import tqdm
 from train import FREE
 
+from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
@@ -56,7 +57,7 @@ from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import plot_results
-from speechbrain_bifsmn.spotting import Spotter, read_window
+from speechbrain_bifsmn.spotting import Spotter
 from speechbrain_bifsmn.teachers import digests
 
 # What --rows calls it: name in the table, YAML in hparams/, options.
@@ -317,7 +318,8 @@ def one_bit(folder, trained):
         sizes[str(depth)] = len(thin.to_bytes())
 
     def features(row):
-        return engine.features(read_window(row, config))
+        pcm = read_window(row, config.samples, config.sample_rate)
+        return engine.features(pcm)
 
     return [("", sizes, True, features, engine.scores)]
 

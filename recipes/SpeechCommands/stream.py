@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.evaluation import protocol_clips
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
-from speechbrain_bifsmn.spotting import SMOOTHED, Spotter, read_window
+from speechbrain_bifsmn.spotting import SMOOTHED, Spotter, window_step
 
 # Of the curves, and of the table.
 THRESHOLDS = [k / 200 for k in range(60, 200)]
@@ -80,12 +81,13 @@ def hear(spotter, rows, seed=0):
     config = spotter.model.config
     rows = list(rows)
     random.Random(seed).shuffle(rows)
-    pcm = np.concatenate([read_window(row, config) for row in rows])
+    window = config.samples, config.sample_rate
+    pcm = np.concatenate([read_window(row, *window) for row in rows])
     starts, posteriors = spotter.posteriors(pcm)
-    # The middle of all windows that were averaged.
-    lag = (SMOOTHED - 1) * (starts[1] - starts[0]) // 2
+    # The middle of all windows that were averaged, the first of silence.
+    lag = (SMOOTHED - 1) * window_step(config) // 2
     middles = np.array(starts) - lag + config.samples // 2
-    clip = middles // config.samples
+    clip = np.maximum(middles, 0) // config.samples
     highest = np.zeros((len(rows), posteriors.shape[1]))
     np.maximum.at(highest, clip, posteriors)
     labels = [spotter.model.labels.index(row["label"]) for row in rows]

@@ -170,3 +170,30 @@ def read_audio(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
         As ``read_pcm`` does.
     """
     return read_pcm(path, start, stop, sample_rate) / np.float32(32768)
+
+
+def read_window(row, samples, sample_rate=SAMPLE_RATE):
+    """Read a manifest row as a window of fixed length.
+
+    Arguments
+    ---------
+    row : dict
+        With ``wav``, ``start`` and ``stop`` (samples).
+    samples : int
+        Length; shorter clips get zeros at the end, longer ones are cut.
+    sample_rate : int
+        Hz that the file must have.
+
+    Returns
+    -------
+    np.ndarray
+        int16 of shape [samples].
+
+    Raises
+    ------
+    DataError
+        As ``read_pcm`` does.
+    """
+    start, stop = int(row["start"]), int(row["stop"])
+    pcm = read_pcm(row["wav"], start, stop, sample_rate)[:samples]
+    return np.pad(pcm, (0, samples - len(pcm)))

@@ -13,32 +13,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechbrain_bifsmn.data.audio import DataError, read_audio
+from speechbrain_bifsmn.data.audio import DataError, read_audio, read_window
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.files import whole_file
 
 
 def read_clip(row, samples, sample_rate=16000):
-    """One manifest row as a waveform of fixed length.
-
-    Arguments
-    ---------
-    row : dict
-        With ``wav``, ``start`` and ``stop`` (samples).
-    samples : int
-        Length; shorter clips get zeros at the end, longer ones are cut.
-    sample_rate : int
-        Hz that the file must have.
+    """``read_window`` as floats in [-1, 1).
 
     Returns
     -------
     torch.Tensor, [samples]
     """
-    clip = read_audio(
-        row["wav"], int(row["start"]), int(row["stop"]), sample_rate
-    )
-    clip = torch.as_tensor(clip)[:samples]
-    return torch.nn.functional.pad(clip, [0, samples - len(clip)])
+    return torch.as_tensor(read_window(row, samples, sample_rate)) / 32768
 
 
 def read_noise(manifest, sample_rate=16000):
