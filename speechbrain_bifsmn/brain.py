@@ -1,6 +1,7 @@
 """Training a keyword network, teacher or student, with SpeechBrain."""
 
 import json
+import math
 from collections import deque
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def check_depth_weights(weights, depths):
     ------
     ValueError
     """
-    if not all(isinstance(weight, int | float) for weight in weights):
+    if not all(
+        isinstance(weight, int | float) and math.isfinite(weight)
+        for weight in weights
+    ):
         raise ValueError(f"depth_weights are numbers, not {weights}")
     if min(weights, default=0) < 0 or not sum(weights):
         raise ValueError(

@@ -119,8 +119,15 @@ def _check_types(path, overridden):
             if isinstance(default, kind) and not isinstance(value, kind):
                 raise HyperparameterError(f"--{key} is {name}, not {value!r}")
         number = isinstance(default, int | float)
-        if number and not isinstance(value, int | float):
+        if number and not _is_number(value, default):
             raise HyperparameterError(f"--{key} is a number, not {value!r}")
+
+
+def _is_number(value, default):
+    # To Python, True is the number 1.
+    return isinstance(value, int | float) and (
+        isinstance(value, bool) <= isinstance(default, bool)
+    )
 
 
 def protect(arguments):

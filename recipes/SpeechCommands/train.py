@@ -485,7 +485,7 @@ def check(hparams):
                 "hed, fid and attention 0, or pass --cache_teacher=False"
             )
     thin = len(hparams["model"].depths) - 1
-    if not 1 <= hparams.get("thin_depths", 1) <= max(thin, 1):
+    if hparams.get("thin_depths", 1) not in range(1, max(thin, 1) + 1):
         raise ValueError(
             f"--thin_depths must be from 1 to {thin}, the number of depths "
             f"but for the deepest, not {hparams['thin_depths']}"
