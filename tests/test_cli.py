@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.data.protocols import which_split
+from speechbrain_bifsmn.evaluation import evaluate_file, protocol_clips
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.kernels.native import kernel_names
 from speechbrain_bifsmn.spotting import Listener, Spotted, Spotter
@@ -80,6 +82,36 @@ def test_eval_takes_rate_and_split_of_the_model(tmp_path, capsys):
     names = [f"{i:08x}" for i in range(40)]
     test = [which_split(name, 10, 40) == "test" for name in names]
     assert report["clips"] == 2 * sum(test) > 20
+
+
+def test_clips_of_a_split_are_those_of_the_split(archive):
+    model = random_model(classes=3)
+    model.labels[:] = ["low", "middle", "high"]
+    for split in ("train", "valid", "test"):
+        *_, rows = protocol_clips(
+            archive, model, words=model.labels, split=split
+        )
+        assert {which_split(Path(r["wav"]).name) for r in rows} == {split}
+
+
+def test_every_depth_is_evaluated_by_itself(tmp_path):
+    model, rng, rows = random_model(classes=3), np.random.default_rng(0), []
+    path = tmp_path / "m.bifsmn"
+    path.write_bytes(model.to_bytes())
+    for i in range(12):
+        wav = tmp_path / f"{i}.wav"
+        noise = rng.normal(0, 10 ** rng.uniform(-4, -1), 16000)
+        soundfile.write(wav, noise, 16000)
+        row = {"wav": str(wav), "start": 0, "stop": 16000, "label": "word1"}
+        rows.append(row)
+    found, said = evaluate_file(path, rows)["depths"], set()
+    for depth in model.depths:
+        spotter = Spotter(path, depth, threshold=0.0)
+        heard = [spotter.spot_file(row["wav"]).label for row in rows]
+        counts = [heard.count(label) for label in model.labels]
+        assert found[str(depth)]["confusion"][1] == counts
+        said.add(tuple(counts))
+    assert len(said) > 1
 
 
 def test_a_trained_folder_can_be_moved(results, tmp_path):
@@ -311,6 +343,30 @@ def test_a_package_builds_for_aarch64(results, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in done.stderr
     assert " 0 differ" in done.stdout
+
+
+def test_listen_takes_its_options(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "speechbrain_bifsmn.spotting.Listener",
+        lambda spotter: made.append((spotter.depth, spotter.threshold)),
+    )
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    cli.main(["listen", "--depth", "2", "--threshold", "0.4"])
+    assert made == [(2, 0.4)]
+
+
+def test_a_short_batch_is_padded_at_its_end_and_a_long_one_refused(results):
+    spotter = KeywordSpotter.from_hparams(results / "bifsmn/1")
+    clips = 0.1 * torch.randn(2, 12000)
+    padded = torch.nn.functional.pad(clips, [0, 4000])
+    depths = {n: spotter.classify_batch(clips, depth=n) for n in (2, 1)}
+    for depth, posteriors in depths.items():
+        whole = spotter.classify_batch(padded, depth=depth)
+        assert torch.equal(posteriors, whole)
+    assert not torch.allclose(depths[2], depths[1])
+    with pytest.raises(ValueError, match="window is 16000: cut"):
+        spotter.classify_batch(torch.zeros(1, 16001))
 
 
 def test_info_names_the_labels_and_the_engine(model_file, capsys):

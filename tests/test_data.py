@@ -3,6 +3,7 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from speechbrain_bifsmn.data.protocols import (
     PROTOCOLS,
     SILENCE,
     UNKNOWN,
+    speaker_of,
     which_split,
 )
 from speechbrain_bifsmn.data.synthesis import (
@@ -208,6 +210,42 @@ def test_speakers_and_seconds_of_noise_stay_in_one_split(tmp_path):
     assert {len(x) for x in voices.values()} == {1}
     assert {len(x) for x in seconds.values()} == {1}
     assert set().union(*seconds.values()) == set(SPLITS)
+
+
+def test_all_clips_of_a_speaker_are_in_one_split(tmp_path):
+    names = speakers(6, 3, 3)
+    for word, name, k in itertools.product(("yes", "no"), names, range(3)):
+        write(tmp_path / "data" / word / f"{name}_nohash_{k}.wav")
+    save = tmp_path / "save"
+    prepare_speech_commands(tmp_path / "data", save, **own("yes", "no"))
+    found = {}
+    for split, rows in read(save).items():
+        for row in rows:
+            found.setdefault(Path(row["wav"]).name[:8], set()).add(split)
+    assert found == {name: {which_split(name)} for name in names}
+
+
+def test_the_split_rule_is_the_published_one():
+    """By hand: SHA-1 of the speaker, modulo 2^27, of 2^27 - 1, in percent."""
+    for i in range(200):
+        name = f"{i:08x}"
+        digest = int(hashlib.sha1(name.encode()).hexdigest(), 16)
+        percent = 100 * (digest % 2**27) / (2**27 - 1)
+        split = ("valid", "test")[percent >= 10] if percent < 20 else "train"
+        assert which_split(f"{name}_nohash_{i % 5}.wav") == split
+    assert speaker_of("yes/0a7c2a8d_nohash_3") == "0a7c2a8d"
+    # Nobody said what was generated: each clip is one of its own.
+    assert speaker_of("spliced/3") == "spliced/3"
+
+
+def test_the_official_test_set_needs_the_official_shares(tmp_path):
+    make_archive(tmp_path / "data", V2_WORDS, speakers(1))
+    labels = PROTOCOLS["V2-12"].keywords
+    make_official_test(tmp_path / "speech_commands_test_set_v0.02", labels)
+    folders = tmp_path / "data", tmp_path / "save"
+    with pytest.raises(DataError, match="belongs to 10 and 10"):
+        prepare_speech_commands(*folders, "V2-12", testing_percentage=20)
+    assert not (tmp_path / "save").exists()
 
 
 def remove(*paths):
@@ -736,6 +774,43 @@ def test_silent_noise_makes_no_nan():
     clips = torch.zeros(8, 1600)
     augment = ClipAugment(noise_probability=1.0)
     assert torch.isfinite(augment(clips, torch.zeros(3200))).all()
+
+
+OFF = {"speed": 0.0, "shift": 0.0, "gain": 0.0, "noise_probability": 0.0}
+
+
+def test_gain_and_noise_have_the_levels_asked_for():
+    def db(a, b):
+        return 10 * (a.square().mean(1) / b.square().mean(1)).log10()
+
+    torch.manual_seed(0)
+    x = 0.1 * torch.rand(200, 400)
+    found = db(ClipAugment(**OFF | {"gain": 6.0})(x), x)
+    assert 5.5 < found.max() < 6.01 and -6.01 < found.min() < -5.5
+    x = 0.1 * torch.randn(300, 800)
+    noisy = {"noise_probability": 0.25, "snr_low": 5.0, "snr_high": 15.0}
+    y = ClipAugment(**OFF | noisy)(x, torch.randn(3000))
+    chosen = (y != x).any(1)
+    assert abs(chosen.float().mean() - 0.25) < 0.08
+    found = db(x, y - x)[chosen]
+    assert 4.8 < found.min() < 6 and 14 < found.max() < 15.2
+
+
+def test_speed_is_around_the_middle_and_shift_is_seconds():
+    torch.manual_seed(0)
+    x = torch.zeros(200, 2000)
+    x[:, 500] = x[:, 1500] = 1.0
+
+    def peaks(**options):
+        y = ClipAugment(**OFF | options, sample_rate=1000)(x)
+        return y[:, :1000].argmax(1), 1000 + y[:, 1000:].argmax(1)
+
+    moved = peaks(shift=0.1)[0] - 500
+    assert 90 < moved.abs().max() <= 101
+    first, last = peaks(speed=0.2)
+    speeds = 1000 / (last - first)
+    assert 0.79 < speeds.min() < 0.82 and 1.18 < speeds.max() < 1.21
+    assert ((first + last) / 2 - 1000).abs().max() <= 1
 
 
 def test_augmented_clips_stay_within_one():

@@ -1,26 +1,19 @@
 """Distillation losses against libraries and hand-made cases."""
 
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import pywt
 import torch
 
-from speechbrain_bifsmn.brain import KeywordBrain, sb
 from speechbrain_bifsmn.distillation import (
     FID,
     HED,
     AttentionTransfer,
     LogitDistillation,
-    SubNetworkDistillation,
     _EnergyDistance,
     energy,
     energy_distance,
     high_frequency,
 )
-from speechbrain_bifsmn.lobes.features import LogMel
-from tests.tiny import tiny_bifsmn
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -181,6 +174,26 @@ def test_attention_by_hand():
     assert torch.allclose(loss(None, [student], targets), expected)
 
 
+def test_hed_takes_its_levels():
+    x = torch.randn(1, 8, 8)
+    high = high_frequency(x, 2)
+    (target,) = HED(levels=2).targets(None, [x])
+    expected = (high / high.std() + x / x.std()).square()
+    assert torch.allclose(target, expected / expected.norm(), atol=1e-6)
+
+
+def test_attention_averages_clips_and_picks_the_teacher_layers():
+    student, teacher = random_features(2), random_features(8)
+    loss = AttentionTransfer(0.5)
+    expected = 0
+    for s, t in zip(student, (teacher[3], teacher[7]), strict=True):
+        a, b = (x.square().sum(2) for x in (s, t))
+        a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+        expected = expected + (a - b).norm(dim=1).mean()
+    found = loss(None, student, loss.targets(None, teacher))
+    assert torch.allclose(found, 0.5 * expected)
+
+
 @pytest.mark.parametrize("loss", [HED, FID, AttentionTransfer])
 def test_layers_that_nobody_teaches_are_refused(loss):
     loss, logits = loss(), torch.zeros(3, 4)
@@ -225,93 +238,3 @@ def test_who_teaches_learns_nothing(loss):
     loss(*learners[0], loss.targets(*learners[1])).backward()
     gradients = [(x.grad, f[0].grad) for x, f in learners]
     assert gradients[0] != (None, None) and gradients[1] == (None, None)
-
-
-def test_thin_paths_learn_from_the_next_deeper_one():
-    """In the step of the Brain: who teaches whom, and what has a gradient."""
-    loss = SubNetworkDistillation(weight=2.0, temperature=1.0)
-    brain = KeywordBrain.__new__(KeywordBrain)
-    brain.losses = [loss]
-    brain.hparams = SimpleNamespace(label_smoothing=0.0)
-    brain.depths = [4, 2, 1]
-    brain.depth_weights = {4: 1.0, 2: 0.5, 1: 0.25}
-    brain.modules = SimpleNamespace(model=torch.nn.Module())
-    torch.manual_seed(0)
-    logits = [torch.randn(3, 5, requires_grad=True) for _ in range(3)]
-    outputs = dict(zip((4, 2, 1), ((x, []) for x in logits), strict=True))
-    batch = SimpleNamespace(
-        target=SimpleNamespace(data=torch.tensor([[1], [0], [4]]))
-    )
-    total = brain.compute_objectives((None, outputs), batch, sb.Stage.TRAIN)
-    truth = torch.tensor([1, 0, 4])
-    expected = torch.nn.functional.cross_entropy(logits[0], truth)
-    for weight, ours, deeper in (
-        (0.5, logits[1], logits[0]),
-        (0.25, logits[2], logits[1]),
-    ):
-        log_p, log_q = ours.log_softmax(1), deeper.detach().log_softmax(1)
-        divergence = (log_q.exp() * (log_q - log_p)).sum(1).mean()
-        entropy = torch.nn.functional.cross_entropy(ours, truth)
-        expected = expected + weight * (entropy + 2.0 * divergence)
-    assert torch.allclose(total, expected)
-    gradients = [
-        torch.autograd.grad(x, logits, retain_graph=True)
-        for x in (total, expected)
-    ]
-    for a, b in zip(*gradients, strict=True):
-        assert torch.allclose(a, b, atol=1e-7)
-
-
-def test_binarizers_learn_slower_and_are_not_decayed():
-    model = tiny_bifsmn(activation_quantizer="bifsmnv2", weight_quantizer="lpb")
-    brain = KeywordBrain.__new__(KeywordBrain)
-    brain.modules = torch.nn.ModuleDict({"model": model})
-    brain.checkpointer = None
-    brain.opt_class = partial(torch.optim.AdamW, lr=0.5, weight_decay=0.25)
-    for plain in (False, True):
-        brain.remove_vector_weight_decay = plain
-        brain.init_optimizers()
-        groups = {}
-        for group in brain.optimizer.param_groups:
-            for parameter in group["params"]:
-                groups[parameter] = group["lr"], group["weight_decay"]
-        assert len(groups) == len(list(model.parameters()))
-        for name, parameter in model.named_parameters():
-            decay = 0.0 if plain and parameter.dim() == 1 else 0.25
-            slow = "_quantizer." in name
-            assert groups[parameter] == ((0.05, 0.0) if slow else (0.5, decay))
-    # A schedule may leave the rates as they are.
-    before = [group["lr"] for group in brain.optimizer.param_groups]
-    brain.scale_learning_rates()
-    assert [group["lr"] for group in brain.optimizer.param_groups] == before
-
-
-def test_a_clip_that_is_no_numbers_is_named():
-    brain = KeywordBrain.__new__(KeywordBrain)
-    brain.device = "cpu"
-    brain.hparams = SimpleNamespace(log_mel=LogMel())
-    wavs = torch.zeros(2, 16000)
-    wavs[1, 5] = torch.nan
-    batch = SimpleNamespace(sig=SimpleNamespace(data=wavs), id=["a", "b"])
-    with pytest.raises(ValueError, match="no numbers, one of a, b"):
-        brain.features(batch, sb.Stage.VALID)
-
-
-def test_drawn_depths_have_the_loss_of_all_on_average():
-    brain = KeywordBrain.__new__(KeywordBrain)
-    brain.losses = []
-    brain.hparams = SimpleNamespace(label_smoothing=0.0)
-    brain.depths = [8, 4, 2, 1]
-    brain.depth_weights = {8: 1.0, 4: 0.5, 2: 0.25, 1: 0.125}
-    brain.modules = SimpleNamespace(model=torch.nn.Module())
-    batch = SimpleNamespace(
-        target=SimpleNamespace(data=torch.tensor([[1], [0]]))
-    )
-    outputs = {n: (torch.randn(2, 5), []) for n in brain.depths}
-
-    def loss(depths):
-        drawn = {n: outputs[n] for n in depths}
-        return brain.compute_objectives((None, drawn), batch, sb.Stage.TRAIN)
-
-    mean = (loss([8, 4]) + loss([8, 2]) + loss([8, 1])) / 3
-    assert torch.allclose(mean, loss(brain.depths))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.export import folder as export_module
+from speechbrain_bifsmn.export import parity
 from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
 from speechbrain_bifsmn.export.file import (
     Model,
@@ -463,6 +465,36 @@ def test_labels_that_do_not_fit_are_named_before_anything_is_written(
     with pytest.raises(ValueError, match="no column start, stop, label"):
         export_folder(trained, out, other)
     assert not out.exists()
+
+
+def test_engines_that_disagree_are_refused_by_stage():
+    class Engine:
+        model = SimpleNamespace(depths=(2,))
+
+        def __init__(self, bit, score):
+            scores = np.float32([score])
+            self.stages = {"conv2": np.array([bit]), "scores": scores}
+
+        def trace(self, features, depth):
+            return self.stages
+
+    for bit, score, stage in (False, 3, "conv2"), (True, 3.01, "scores"):
+        with pytest.raises(ExportError, match=f"depth 2, stage {stage}"):
+            parity.compare_engines(Engine(True, 3), Engine(bit, score), [None])
+
+
+def test_accuracies_of_graph_and_file_are_told_apart(monkeypatch):
+    monkeypatch.setattr(parity, "read_clip", lambda *_: torch.zeros(4))
+    config = SimpleNamespace(samples=4, sample_rate=1)
+    model = SimpleNamespace(labels=["a", "b"], depths=(2,), config=config)
+    graph = {2: (torch.eye(2)[[0, 0, 1, 1]], [])}
+    mods = SimpleNamespace(log_mel=lambda w: w, model=lambda f, depth: graph)
+    engine = SimpleNamespace(scores=lambda f, depth: np.eye(2)[f])
+    rows = [{"label": label} for label in "abbb"]
+    found = parity.compare_accuracy(
+        SimpleNamespace(mods=mods), engine, model, rows, [1, 0, 1, 1]
+    )
+    assert found["2"] == {"graph": 75, "file": 50, "agreement": 75}
 
 
 def test_a_failing_measurement_leaves_nothing(trained, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The results table and its intervals, from made-up predictions."""
 
 import copy
+import hashlib
 import importlib
 import json
 from argparse import Namespace
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechbrain_bifsmn.metrics import paired_bootstrap
+from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/SpeechCommands"
 
@@ -162,8 +163,72 @@ def test_the_table_has_means_deviations_and_no_silence(comparison):
     assert thin["difference"] == pytest.approx(-100 / 6)
     papers = differences["best, 1-bit", "8", "BiFSMN, 1-bit"]
     assert papers["seeds"] == [2]
+    for row in report["differences"]:
+        assert row["low"] <= row["difference"] <= row["high"]
     recall = report["networks"]["best, 1-bit"]["depths"]["2"]["recall"]
     assert recall == {"yes": 100, "no": 0, "_silence_": 100}
+
+
+def test_intervals_are_over_speakers_and_times_medians(comparison):
+    labels = ["yes", "no"]
+    wrong, right = [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]
+    cells = {
+        "best": {
+            seed: cell(labels, {"8": right}, time)
+            for seed, time in enumerate((10.0, 11.0, 99.0), 1)
+        },
+        "teacher": {seed: cell(labels, {"8": wrong}) for seed in (1, 2, 3)},
+    }
+    for by_seed in cells.values():
+        for one in by_seed.values():
+            one["clips"] = [f"yes/anna_nohash_{i}" for i in range(6)]
+    report = comparison.compare(cells, NAMES, "GSC-10", [1, 2, 3])
+    (row,) = report["differences"]
+    # There is one speaker to draw.
+    assert row["low"] == row["difference"] == row["high"] == 50
+    best = report["networks"]["best, 1-bit"]["depths"]["8"]
+    assert best["microseconds"] == 11
+
+
+def test_balanced_accuracy_is_the_mean_of_recalls():
+    row = summarize(["a", "b"], [0, 0, 0, 1], [0, 0, 0, 0])
+    assert row["accuracy"] == 75 and row["balanced_accuracy"] == 50
+
+
+def test_a_measurement_of_other_weights_or_clips_is_not_kept(
+    results, tmp_path, monkeypatch
+):
+    def load(_):
+        raise LookupError
+
+    spotter = Namespace(from_hparams=load)
+    monkeypatch.setattr(results, "KeywordSpotter", spotter)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.ckpt").write_bytes(b"new")
+    (tmp_path / "test.csv").write_text("now")
+    run = results.Run("best", 1, "", {}, tmp_path, [])
+    for of, same in (b"newnow", True), (b"oldnow", False), (b"newold", False):
+        kept = {"source": hashlib.sha256(of).hexdigest()}
+        (tmp_path / "measured.json").write_text(json.dumps(kept))
+        if same:
+            assert results.measure(run) == kept
+        else:
+            with pytest.raises(LookupError):
+                results.measure(run)
+
+
+def test_a_run_of_fewer_epochs_is_not_the_row_s(results, tmp_path, monkeypatch):
+    folder = tmp_path / "GSC-10/best/1"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text("{}")
+    before = {"number_of_epochs": 6, "clips": {}}
+    (folder / "settings.json").write_text(json.dumps(before))
+    now = {"number_of_epochs": 100}
+    monkeypatch.setattr(results, "settings", lambda *_: now)
+    monkeypatch.setattr(results, "read_seal", lambda _: {"clips": {}})
+    run = results.Run("best", 1, "bifsmn.yaml", {}, folder, [])
+    with pytest.raises(ValueError, match="number_of_epochs 6, now it is 100"):
+        results.is_trained(run)
 
 
 def test_without_silence_clips_there_is_no_column_for_it(comparison):

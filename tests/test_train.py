@@ -1,5 +1,6 @@
 """From a YAML to a trained folder: train.py."""
 
+import collections
 import json
 import os
 import re
@@ -348,6 +349,56 @@ def test_caches_tell_apart_what_they_were_made_from(archive, tmp_path):
     logits = [CachedLogits(made[0], network).get("a") for network in networks]
     assert not torch.allclose(*logits)
 
+    def path(**options):
+        manifest = tmp_path / "one.csv"
+        return CachedFeatures(manifest, tmp_path, LogMel(), **options).path
+
+    paths = {
+        path(**options)
+        for options in (
+            {},
+            {"augment": ClipAugment()},
+            {"augment": ClipAugment(gain=1.0)},
+            {"augment": ClipAugment(), "seed": 1},
+            {"augment": ClipAugment(), "copies": 2},
+        )
+    }
+    assert len(paths) == 5
+    # A recording that is replaced, too.
+    copy = shutil.copy(wav, tmp_path / "a.wav")
+    text = (tmp_path / "one.csv").read_text().replace(str(wav), str(copy))
+    (tmp_path / "one.csv").write_text(text)
+    before = path()
+    os.utime(copy, (1, 1))
+    assert path() != before
+
+
+def test_every_copy_of_a_clip_is_heard_in_turn(archive, tmp_path):
+    wav = next((archive / "low").iterdir())
+    (tmp_path / "one.csv").write_text(
+        f"ID,duration,wav,start,stop,label\na,1,{wav},0,16000,low\n"
+    )
+    cache = CachedFeatures(
+        *(tmp_path / "one.csv", tmp_path, LogMel()),
+        copies=3,
+        augment=ClipAugment(),
+    )
+    heard = [cache.get("a", epoch) for epoch in range(1, 7)]
+    for i in range(3):
+        assert torch.equal(heard[i], heard[i + 3])
+        assert not torch.equal(heard[i], heard[i - 1])
+
+
+def test_only_training_clips_are_augmented(monkeypatch):
+    module = load_train()
+    monkeypatch.setattr(module, "CachedFeatures", lambda *args: args[6])
+    hparams = collections.defaultdict(lambda: "set")
+    made = [
+        module.cached_features(hparams, "m", split, "cpu", None)
+        for split in ("train", "valid", "test")
+    ]
+    assert made == ["set", None, None]
+
 
 def test_features_on_the_fly_bf16_and_debug(results, archive, tmp_path):
     train(
@@ -465,6 +516,30 @@ def test_methods_train_and_export_from_yaml(
     assert report["parity"]["stages"] > 100
 
 
+def test_a_student_starts_from_its_teacher(results, archive, tmp_path):
+    teacher = results / "dfsmn/1"
+    options = "--start_from_teacher=True", f"--teacher_folder={teacher}"
+    budget = "--number_of_epochs=1", "--lr=0"
+    train("bifsmn.yaml", archive, tmp_path, *STUDENT, *options, *budget)
+    ours, theirs = state(tmp_path / "words/bifsmn/1"), state(teacher)
+    for name in ("conv2.weight", "blocks.1.pointwise1.weight"):
+        assert torch.equal(ours[name], theirs[name])
+
+
+def test_the_best_epoch_is_kept_and_tested(archive, tmp_path, monkeypatch):
+    keep, errors = WholeCheckpointer.save_and_keep_only, iter([1.0, 2.0])
+
+    def keep_first(self, meta, **options):
+        return keep(self, {**meta, "error": next(errors)}, **options)
+
+    monkeypatch.setattr(WholeCheckpointer, "save_and_keep_only", keep_first)
+    train("dfsmn.yaml", archive, tmp_path, "--number_of_epochs=2")
+    run = tmp_path / "words/dfsmn/1"
+    facts = json.loads((run / "model/training.json").read_text())
+    assert (facts["best_epoch"], facts["epochs"]) == (1, 2)
+    assert "epoch: 1 - test" in (run / "train_log.txt").read_text()
+
+
 def test_nobody_starts_from_no_teacher(archive, tmp_path):
     args = "--logit_weight=0", "--hed_weight=0", "--start_from_teacher=True"
     with pytest.raises(ValueError, match="--start_from_teacher needs a teach"):
@@ -561,6 +636,8 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--hed_weight=0.1", "keeps logits, not layers"),
         ("--cache_features=False", "cache_features=True"),
         ("--thin_depths=2", "thin_depths must be from 1 to 1"),
+        ("--thin_depths=0.5", "thin_depths must be from 1 to 1"),
+        ("--epoch_clips=True", "epoch_clips is a number, not True"),
         ("--temperature=0", "temperature must be positive"),
         ("--teacher_folder=[]", "names no teacher"),
     ]:
@@ -606,6 +683,24 @@ def test_a_run_is_not_resumed_under_other_settings(results, archive):
 
 def files_of(folder, names="**/*"):
     return {p: p.read_bytes() for p in folder.glob(names) if p.is_file()}
+
+
+def test_a_run_is_not_resumed_on_other_clips(archive, tmp_path):
+    module, run = load_train(), tmp_path / "run"
+    data = shutil.copytree(archive, tmp_path / "data")
+    run.mkdir()
+    hparams = module.load_hyperparameters(
+        REPO / "hparams/dfsmn.yaml",
+        f"data_folder: {data}\nprotocol: words\nwords: [low, high]\n",
+        *(module.KEYS, module.OPTIONAL),
+    )
+    module.prepare(tmp_path / "new", run, hparams, {}, False)
+    module.prepare(tmp_path / "new", run, hparams, {}, True)
+    before = (run / "train.csv").read_bytes()
+    next((data / "low").iterdir()).unlink()
+    with pytest.raises(ValueError, match="trained on other clips"):
+        module.prepare(tmp_path / "new", run, hparams, {}, True)
+    assert (run / "train.csv").read_bytes() == before
 
 
 def test_a_trial_run_leaves_the_real_one_alone(results, archive):
