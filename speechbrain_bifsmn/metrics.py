@@ -251,6 +251,10 @@ def plot_results(networks, path):
         # Within a decade a logarithmic axis has more labels than room.
         if high > 10 * low:
             axes.set_xscale("log")
+            # Labels of all that lies between powers of ten would overlap.
+            axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.xaxis.set_minor_formatter("")
     left.set(
         xlabel="bytes, every depth; the deepest with all", ylabel="accuracy, %"
     )
