@@ -30,6 +30,7 @@ from speechbrain_bifsmn.layers import (
     NormPReLU,
     integer_weights,
 )
+from speechbrain_bifsmn.onebit import check_activations, check_weight
 from speechbrain_bifsmn.quantizers.activations import AsReleasedActivation
 from speechbrain_bifsmn.quantizers.base import along_channels
 from speechbrain_bifsmn.quantizers.weights import AsReleasedWeight
@@ -62,11 +63,13 @@ def pack(model):
 
     Raises
     ------
+    NotOneBitError
+        Naming the first layer whose weights have more than one magnitude for
+        an output channel, or whose activations are not those that their
+        binarizer folds to.
     ValueError
-        Naming the first layer that is not float32, whose weights have more
-        than one magnitude for an output channel, or whose activations are not
-        those that their binarizer folds to; or if BIFSMN_KERNEL names no
-        kernels.
+        Naming the first layer that is not float32, or if BIFSMN_KERNEL names
+        no kernels.
     ImportError
         If the compiled core was not built.
 
@@ -166,31 +169,6 @@ def _packed(name, layer):
     return {**PACKED, **OTHERS}[type(layer)](name, layer)
 
 
-def _check(name, layer, inputs):
-    """Raise ValueError if a layer is not what its bits would be."""
-    magnitudes = layer.quantized_weight().abs().flatten(1)
-    spread = (magnitudes != magnitudes[:, :1]).any(1)
-    if spread.any():
-        raise ValueError(
-            f"{name} is not 1-bit: output channel {int(spread.nonzero()[0])} "
-            "has weights of more than one magnitude"
-        )
-    planes = layer.activation_quantizer.fold()
-    x = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0))
-    x = x.to(layer.weight)
-    if not torch.allclose(layer.quantized_input(x), planes.values(x)):
-        raise ValueError(
-            f"{name} is not 1-bit: its activations are not those of the bits "
-            "that its binarizer folds to"
-        )
-    inside = planes.padding
-    if abs(layer.padding_value - inside) > 1e-6 * max(1, abs(inside)):
-        raise ValueError(
-            f"{name} is not 1-bit: it is padded with {layer.padding_value:g}, "
-            "which its activations never are"
-        )
-
-
 class _Packed(nn.Module):
     """What all that ``pack`` makes has in common; ``inputs`` are channels."""
 
@@ -271,7 +249,10 @@ class _PackedLayer(_Packed):
     @torch.no_grad()
     def __init__(self, name, layer, inputs, **sizes):
         super().__init__()
-        _check(name or type(layer).__name__, layer, inputs)
+        name = name or type(layer).__name__
+        check_weight(name, layer)
+        x = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0))
+        check_activations(name, layer, x.to(layer.weight))
         planes = layer.activation_quantizer.fold()
         signs, scale = layer.weight_quantizer.fold(layer.weight)
         signs, scale = signs.cpu(), scale.cpu().double()

@@ -14,7 +14,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.export import folder as export_module
 from speechbrain_bifsmn.export import parity
-from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
+from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.file import (
     Model,
     ModelFileError,
@@ -42,6 +42,7 @@ from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
+from speechbrain_bifsmn.onebit import NotOneBitError
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, Planes
 from speechbrain_bifsmn.teachers import load_teacher
 from tests.random_model import random_model

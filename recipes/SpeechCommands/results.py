@@ -46,7 +46,7 @@ from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.data.prepare import read_seal
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
-from speechbrain_bifsmn.export.check import NotOneBitError, check_one_bit
+from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.folder import (
     export_folder,
     fold_trained,
@@ -57,6 +57,7 @@ from speechbrain_bifsmn.hyperparameters import check_same_run, settings
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import plot_results
+from speechbrain_bifsmn.onebit import NotOneBitError
 from speechbrain_bifsmn.spotting import Spotter
 from speechbrain_bifsmn.teachers import digests
 

@@ -68,13 +68,14 @@ def export_folder(
 
     Raises
     ------
+    NotOneBitError
+        Naming the first layer that is not 1-bit.
     ExportError
-        If the network is not 1-bit or does not fit the format, naming the
-        layer; if two implementations disagree, naming the stage; if the
-        trained network or front end computes otherwise than a file can; if the
-        labels are not those of the clips; if ``output`` is a file; or if a
-        package would replace somebody's README or Makefile. Nothing is
-        written in any case.
+        If the network does not fit the format, naming the layer; if two
+        implementations disagree, naming the stage; if the trained network or
+        front end computes otherwise than a file can; if the labels are not
+        those of the clips; if ``output`` is a file; or if a package would
+        replace somebody's README or Makefile. Nothing is written in any case.
     ValueError
         If the network cannot run at ``depths`` alone.
     FileNotFoundError

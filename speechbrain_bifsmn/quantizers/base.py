@@ -213,6 +213,11 @@ class Planes:
         """Value outside the input, where every bit is +1."""
         return self.step * sum(self.gains) + self.offset
 
+    @property
+    def span(self):
+        """Bound of the magnitude of a value."""
+        return self.step * sum(self.gains) + abs(self.offset)
+
     def values(self, x):
         """What a device makes of x, from its bits.
 
