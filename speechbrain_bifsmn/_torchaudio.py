@@ -7,33 +7,46 @@ with it ``import speechbrain``. Everything a keyword recipe needs of torchaudio
 tell it that its extension is absent.
 """
 
-import importlib
 import sys
-import types
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import PathFinder
 
 
 def make_importable():
-    """Import torchaudio; if its extension does not load, do without it.
+    """From now on, torchaudio does without an extension that does not load.
 
-    Where torchaudio imports by itself nothing is changed. It must run before
-    the first ``import speechbrain``, which importing this package sees to.
+    Nothing is imported here: who runs a model file needs neither torchaudio
+    nor torch, which takes seconds. It must run before the first ``import
+    speechbrain``, which importing this package sees to.
     """
-    try:
-        importlib.import_module("torchaudio")
-    except OSError:
-        for name in [m for m in sys.modules if m.split(".")[0] == "torchaudio"]:
-            del sys.modules[name]
-        sys.modules["torchaudio._extension"] = _absent_extension()
-        importlib.import_module("torchaudio")
+    sys.meta_path.insert(0, _Finder())
 
 
-def _absent_extension():
-    """A ``torchaudio._extension`` that says that there is none."""
-    module = types.ModuleType("torchaudio._extension")
-    module.__path__ = []
-    module._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    module._IS_ALIGN_AVAILABLE = False
-    module._check_cuda_version = lambda: None
-    # torchaudio decorates its alignment functions with this.
-    module.fail_if_no_align = lambda function: function
-    return module
+class _Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "torchaudio._extension":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(Loader):
+    """Loads the extension as Python does; if it cannot, it is absent."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        try:
+            self.loader.exec_module(module)
+        except OSError:
+            module._IS_TORCHAUDIO_EXT_AVAILABLE = False
+            module._IS_ALIGN_AVAILABLE = False
+            module._check_cuda_version = lambda: None
+            # torchaudio decorates its alignment functions with this.
+            module.fail_if_no_align = lambda function: function

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechbrain_bifsmn.layers import layers_of
+from speechbrain_bifsmn.depths import layers_of
 
 
 def taught_layers(features, targets):

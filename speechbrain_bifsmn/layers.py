@@ -6,12 +6,11 @@ binary layer pads after binarization, with the greatest of its values, so its
 input never has another.
 """
 
-from numbers import Integral
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechbrain_bifsmn.depths import is_whole
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, WEIGHTS, make
 from speechbrain_bifsmn.quantizers.base import along_channels, plain
 
@@ -44,33 +43,6 @@ def check_input(network, x, depths):
                 f"no depth {n}: this network runs at depth "
                 + ", ".join(map(str, network.depths))
             )
-
-
-def is_whole(number):
-    """Whether it is a whole number; True and 2.0 are none."""
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def layers_of(layers, depth):
-    """Layers executed at a depth: evenly spread, the last one always runs.
-
-    Arguments
-    ---------
-    layers : int
-        Layers of the whole network.
-    depth : int
-        Layers to execute, from 1 to ``layers``.
-
-    Returns
-    -------
-    list of int
-
-    Example
-    -------
-    >>> layers_of(8, 4)
-    [1, 3, 5, 7]
-    """
-    return [(k + 1) * layers // depth - 1 for k in range(depth)]
 
 
 class _Pad(torch.autograd.Function):

@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -24,18 +26,54 @@ def test_importing_this_package_first_makes_speechbrain_importable():
     assert done.returncode == 0, done.stderr
 
 
-def test_torchaudio_that_imports_by_itself_is_left_alone():
-    """A stand-in for torchaudio that works: nothing of it is replaced."""
+@pytest.mark.parametrize("loads", [True, False])
+def test_an_extension_of_torchaudio_that_loads_is_left_alone(loads, tmp_path):
+    """A stand-in for torchaudio, whose extension loads or does not."""
+    extension = tmp_path / "torchaudio/_extension"
+    extension.mkdir(parents=True)
+    (tmp_path / "torchaudio/__init__.py").write_text("from . import _extension")
+    (extension / "__init__.py").write_text(
+        "from . import utils\n_IS_TORCHAUDIO_EXT_AVAILABLE = True\n"
+        + ("" if loads else "raise OSError('libc10_cuda.so')")
+    )
+    (extension / "utils.py").write_text("")
     done = python(
-        "import sys, types\n"
-        "fake = types.ModuleType('torchaudio')\n"
-        "sys.modules['torchaudio'] = fake\n"
-        "from speechbrain_bifsmn._torchaudio import make_importable\n"
-        "make_importable()\n"
-        "assert sys.modules['torchaudio'] is fake\n"
-        "assert 'torchaudio._extension' not in sys.modules\n"
+        # Also after it failed once.
+        "try: import torchaudio\n"
+        "except OSError: pass\n"
+        f"import sys; sys.path.append({str(REPO)!r})\n"
+        "import speechbrain_bifsmn, torchaudio\n"
+        "print(torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE)\n",
+        tmp_path,
+    )
+    assert done.stdout == f"{loads}\n", done.stderr
+
+
+def test_a_model_file_runs_without_torch():
+    """It takes seconds to import, and a device may lack it."""
+    done = python(
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['torch', 'torchaudio', 'numba'])\n"
+        "from speechbrain_bifsmn.spotting import Listener, Spotter\n"
+        "import numpy as np\n"
+        "assert Spotter().spot(np.zeros(16000, np.int16)).label[0] == '_'\n"
+        "from speechbrain_bifsmn.cli import main\n"
+        "main(['info'])"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_numba_compiles_where_nothing_can_be_written():
+    """As for a service user in a container."""
+    done = python(
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import numpy as np\n"
+        "from speechbrain_bifsmn.kernels import numba_kernels\n"
+        "one = np.ones((1, 1), np.uint64)\n"
+        "print(numba_kernels.differing(one, 0 * one))"
+    )
+    assert done.stdout == "[[1]]\n", done.stderr
 
 
 def build_wheel(folder, **environment):

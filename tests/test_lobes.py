@@ -9,7 +9,8 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_bifsmn.layers import Conv2d, Memory, layers_of
+from speechbrain_bifsmn.depths import layers_of
+from speechbrain_bifsmn.layers import Conv2d, Memory
 from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
 from speechbrain_bifsmn.lobes.dscnn import DSCNN
 from speechbrain_bifsmn.lobes.features import LogMel

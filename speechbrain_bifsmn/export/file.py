@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field, fields
 
 import numpy as np
 
-from speechbrain_bifsmn.layers import layers_of
+from speechbrain_bifsmn.depths import layers_of
 
 MAGIC = b"BiFSMN\r\n"
 MAJOR, MINOR = 1, 1

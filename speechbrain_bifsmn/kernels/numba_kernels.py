@@ -6,8 +6,9 @@ that the padding never differs. Sums are integers; each real output is one
 fp32 multiply, then one fp32 add (docs/format.md), never fused.
 """
 
-import numba
 import numpy as np
+
+from speechbrain_bifsmn.jit import njit
 
 _M1 = np.uint64(0x5555555555555555)
 _M2 = np.uint64(0x3333333333333333)
@@ -15,7 +16,7 @@ _M4 = np.uint64(0x0F0F0F0F0F0F0F0F)
 _H01 = np.uint64(0x0101010101010101)
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def popcount(x):
     """Bits set in a uint64."""
     x = x - ((x >> np.uint64(1)) & _M1)
@@ -24,7 +25,7 @@ def popcount(x):
     return np.int32((x * _H01) >> np.uint64(56))
 
 
-@numba.njit(cache=True)
+@njit()
 def differing(x, w):
     """XOR-popcount GEMM.
 
@@ -52,7 +53,7 @@ def differing(x, w):
     return d
 
 
-@numba.njit(cache=True)
+@njit()
 def differing_depthwise(x, w, left, dilation):
     """Depthwise memory over time; places outside count as +1.
 
@@ -86,7 +87,7 @@ def differing_depthwise(x, w, left, dilation):
     return d
 
 
-@numba.njit(cache=True)
+@njit()
 def to_real(d, inputs, scale, bias, slope):
     """Real output: PReLU of sum · scale + bias, by channel.
 

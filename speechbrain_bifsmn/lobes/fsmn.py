@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from speechbrain_bifsmn.depths import is_whole, layers_of
 from speechbrain_bifsmn.layers import (
     Conv2d,
     Linear,
@@ -25,8 +26,6 @@ from speechbrain_bifsmn.layers import (
     NormPReLU,
     PerDepth,
     check_input,
-    is_whole,
-    layers_of,
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
 

@@ -4,16 +4,17 @@
 step. This is the same, and ``LSQActivation``, forward and backward, as loops.
 """
 
-import numba
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
+
+from speechbrain_bifsmn.jit import njit
 
 # Sums may be reordered, so that they vectorize; inf and nan stay what they are.
 _FAST = {"contract", "nsz", "reassoc"}
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _rest(x, shift):
     total = shift[0] * 0
     for i in range(x.size):
@@ -22,7 +23,7 @@ def _rest(x, shift):
     return total
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _forward(x, shift, gain, y):
     for i in range(x.size):
         b1 = np.float32(1) if x[i] >= shift[0] else np.float32(-1)
@@ -30,7 +31,7 @@ def _forward(x, shift, gain, y):
         y[i] = b1 + b2 - shift[2]
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _backward(x, grad, shift, alpha, gain, x_grad, shift_grad, alpha_grad):
     zero = gain * 0
     shift0, shift1, shift2, alpha0, alpha1 = zero, zero, zero, zero, zero
@@ -53,7 +54,7 @@ def _backward(x, grad, shift, alpha, gain, x_grad, shift_grad, alpha_grad):
     alpha_grad[0], alpha_grad[1] = alpha0, alpha1
 
 
-@numba.njit(fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _level(v, thresholds):
     level = np.float32(-1.5)
     for threshold in thresholds:
@@ -61,13 +62,13 @@ def _level(v, thresholds):
     return level
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _levels_forward(x, thresholds, step, y):
     for i in range(x.size):
         y[i] = _level(x[i], thresholds) * step
 
 
-@numba.njit(cache=True, fastmath=_FAST)
+@njit(fastmath=_FAST)
 def _levels_backward(x, grad, thresholds, step, x_grad, sums):
     zero = step * 0
     to_shift, to_step = zero, zero
