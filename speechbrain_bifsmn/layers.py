@@ -595,5 +595,20 @@ class PerDepth(nn.ModuleDict):
         with torch.no_grad():
             wide = x.to(norm.norm.running_mean.dtype)
             var, mean = torch.var_mean(wide, (0, 1), correction=0)
+            if isinstance(norm.norm, nn.SyncBatchNorm):
+                mean, var = _of_all_processes(mean, var, x[..., 0].numel())
         self.statistics = mean, var
         return norm(x)
+
+
+def _of_all_processes(mean, var, count):
+    """Mean and variance over what all processes have, as SyncBatchNorm's."""
+    if not torch.distributed.is_initialized():
+        return mean, var
+    ours = torch.stack([mean, var, torch.full_like(mean, count)])
+    theirs = [ours.clone() for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(theirs, ours)
+    means, variances, counts = torch.stack(theirs, 1)
+    share = counts / counts.sum(0)
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean) ** 2)).sum(0)

@@ -444,6 +444,18 @@ def test_what_a_file_cannot_compute_is_not_exported(
     assert not (tmp_path / "out").exists()
 
 
+def test_one_wrong_depth_is_enough(trained, tmp_path, monkeypatch):
+    own = DFSMN.forward
+
+    def wrong(self, x, depth=None):
+        y = own(self, x, depth)
+        return -y if depth == self.depths[-1] else y
+
+    monkeypatch.setattr(DFSMN, "forward", wrong)
+    with pytest.raises(ExportError, match="something else at depth 1 than"):
+        export_folder(trained, tmp_path / "out")
+
+
 def test_labels_that_do_not_fit_are_named_before_anything_is_written(
     trained, tmp_path, archive
 ):

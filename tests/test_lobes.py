@@ -3,6 +3,7 @@
 import copy
 import doctest
 import importlib
+import socket
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_bifsmn.depths import layers_of
-from speechbrain_bifsmn.layers import Conv2d, Memory
+from speechbrain_bifsmn.layers import Conv2d, Memory, PerDepth
 from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
 from speechbrain_bifsmn.lobes.dscnn import DSCNN
 from speechbrain_bifsmn.lobes.features import LogMel
@@ -23,6 +24,8 @@ MODULES = [
     "quantizers.schedules",
     "quantizers.weights",
     "quantizers.activations",
+    "depths",
+    "jit",
     "layers",
     "packed",
     "metrics",
@@ -362,3 +365,34 @@ def test_gradients_reach_every_weight_through_all_signs():
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
     assert model.conv1.weight.grad.abs().sum() > 0
+
+
+class OnCpu(torch.nn.SyncBatchNorm):
+    """SyncBatchNorm runs on GPUs alone; this one does not synchronize."""
+
+    forward = torch.nn.BatchNorm1d.forward
+
+
+def statistics_of_a_process(rank, port, x, results):
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    norm = PerDepth(3, [2, 1], private=False)
+    norm["shared"].norm = OnCpu(3)
+    norm(x[:2] if rank else x[2:], 2)
+    results[rank] = torch.stack(norm.statistics)
+
+
+def test_thin_depths_take_the_statistics_of_all_processes():
+    """As the deepest does, whose norms SpeechBrain synchronizes."""
+    x = torch.randn(5, 4, 3) + torch.randn(5, 1, 3)
+    results = torch.zeros(2, 2, 3).share_memory_()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(
+        statistics_of_a_process, (port, x, results), nprocs=2
+    )
+    var, mean = torch.var_mean(x, (0, 1), correction=0)
+    for found in results:
+        torch.testing.assert_close(found, torch.stack([mean, var]))
