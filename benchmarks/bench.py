@@ -485,6 +485,7 @@ def print_tables(report):
                 for what in NETWORKS.values()
             ]
             for who in names
+            if all((what, who) in checks for what in NETWORKS.values())
         ],
     )
     for who, why in report["not_measured"].items():
@@ -551,13 +552,6 @@ def main():
         if problem:
             bench.missing[ARM] = problem
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    if arguments.json:
-        print(text)
-    else:
-        print_tables(report)
-        if report["arm"]:
-            print(f"\n{ARM}")
-            print_counts(report["arm"])
     output = arguments.output
     if output is None and not arguments.only:
         output = ROOT / "benchmarks/results"
@@ -567,6 +561,13 @@ def main():
         path = output / f"{name}.json"
         path.write_text(text + "\n")
         print(f"\n{path}", file=sys.stderr)
+    if arguments.json:
+        print(text)
+    else:
+        print_tables(report)
+        if report["arm"]:
+            print(f"\n{ARM}")
+            print_counts(report["arm"])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ BRAIN_KEYS = {
     "norm_batches",
     "number_of_epochs",
     "output_folder",
-    "samples",
     "seed",
     "thin_depths",
     "train_logger",

@@ -48,7 +48,9 @@ def load_hyperparameters(path, overrides, used, optional=()):
         raise HyperparameterError(f"no hyperparameter file {path}")
     text = path.read_text(encoding="utf-8")
     keys = set(re.findall(r"^([A-Za-z_]\w*):", text, re.MULTILINE))
-    references = set(re.findall(r"<(\w+)", text))
+    code = re.sub(r"(^|\s)#.*", "", text, flags=re.MULTILINE)
+    referring = " ".join(re.findall(r"!(?:ref|copy)\b.*", code))
+    references = set(re.findall(r"<(\w+)", referring))
     try:
         overridden = YAML(typ="safe").load(overrides or "{}") or {}
     except YAMLError as error:
@@ -133,7 +135,8 @@ def _is_number(value, default):
 def protect(arguments):
     """Command line arguments as SpeechBrain's parser takes them.
 
-    It splits them at every =, and for YAML a comment begins at " #".
+    It splits options at every =, and for YAML a comment begins at " #". A first
+    one that is no option is the YAML's path, which it takes as it is.
 
     Arguments
     ---------
@@ -162,7 +165,8 @@ def protect(arguments):
                 return argument
         return key + equals + json.dumps(value).replace("=", "\\u003d")
 
-    return [protected(argument) for argument in arguments]
+    path = [x for x in arguments[:1] if not x.startswith("--")]
+    return path + [protected(x) for x in arguments[len(path) :]]
 
 
 def settings(path, overrides):

@@ -3,6 +3,7 @@
 import io
 import json
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -47,12 +48,16 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
         "labels.txt": "".join(label + "\n" for label in labels),
         "training.json": json.dumps(facts, indent=1) + "\n",
     }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    # Last: a folder with weights is a whole folder.
-    with whole_file(folder / "model.ckpt") as part, open(part, "wb") as out:
+    weights = folder / "model.ckpt"
+    # First in is last in place: a folder with weights is a whole folder.
+    with whole_file(weights) as new, ExitStack() as written:
         # To a file of its own torch writes otherwise, and names no full disk.
-        torch.save(model.state_dict(), out)
+        with open(new, "wb") as out:
+            torch.save(model.state_dict(), out)
+        for name, text in texts.items():
+            part = written.enter_context(whole_file(folder / name))
+            part.write_text(text, encoding="utf-8")
+        weights.unlink(missing_ok=True)
 
 
 def load_weights(path, module):

@@ -4,6 +4,8 @@ from itertools import cycle
 
 import numpy as np
 
+from speechbrain_bifsmn.data.protocols import SILENCE
+
 
 def summarize(labels, truth, predictions):
     """Accuracy and recall of one set of predictions.
@@ -20,29 +22,28 @@ def summarize(labels, truth, predictions):
     dict
         ``accuracy``, ``accuracy_without_silence`` and ``balanced_accuracy``
         (the mean of the recalls) in percent, ``recall`` of each class in
-        percent (None without clips), ``confusion`` as a list of rows, true
-        class by predicted class.
+        percent, ``confusion`` as a list of rows, true class by predicted
+        class. What has no clips is None.
 
     Example
     -------
     >>> summarize(["yes", "no"], [0, 0, 1, 1], [0, 1, 1, 1])["accuracy"]
     75.0
     """
-    truth = np.asarray(truth)
-    predictions = np.asarray(predictions)
+    truth = np.asarray(truth, int)
+    predictions = np.asarray(predictions, int)
     confusion = np.zeros((len(labels), len(labels)), int)
     np.add.at(confusion, (truth, predictions), 1)
     counts = confusion.sum(1)
     right = confusion.diagonal()
-    spoken = np.array([label != "_silence_" for label in labels])
+    spoken = np.array([label != SILENCE for label in labels])
+    recalls = right[counts > 0] / counts[counts > 0]
     return {
         "accuracy": _percent(right.sum(), counts.sum()),
         "accuracy_without_silence": _percent(
             right[spoken].sum(), counts[spoken].sum()
         ),
-        "balanced_accuracy": round(
-            100.0 * float(np.mean(right[counts > 0] / counts[counts > 0])), 3
-        ),
+        "balanced_accuracy": _percent(recalls.sum(), len(recalls)),
         "recall": {
             label: _percent(r, n)
             for label, r, n in zip(labels, right, counts, strict=True)
@@ -52,7 +53,7 @@ def summarize(labels, truth, predictions):
 
 
 def _percent(part, whole):
-    return round(100.0 * int(part) / int(whole), 3) if whole else None
+    return round(100.0 * float(part) / int(whole), 3) if whole else None
 
 
 def paired_bootstrap(first, second, speakers, resamples=10000, seed=0):

@@ -150,8 +150,9 @@ _opening = threading.Lock()
 
 def _packed(name, layer):
     """What stands for a layer in the copy, or None."""
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        return None
+    for module in layer.modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return None
     if type(layer) in PACKED:
         weights, inputs = layer.weight_quantizer, layer.activation_quantizer
         if None in (weights, inputs) or isinstance(weights, AsReleasedWeight):

@@ -159,7 +159,6 @@ def test_onnx_runtime_computes_what_was_trained(trained, tmp_path):
             found[kind]["bytes"]
         )
         assert found[kind]["weight_bytes"] > 0.9 * width * parameters(model)
-        assert found[kind]["microseconds"] > 0
     # Sub-spectral norms stay fp32.
     assert int8["weight_bytes"] < 0.75 * fp32["weight_bytes"]
 

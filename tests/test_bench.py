@@ -41,6 +41,19 @@ def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
     assert "wrong by 1" in bench.missing["cheat"]
 
 
+def test_a_contender_that_fails_half_way_does_not_lose_the_tables(
+    monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from bench import FRONT_END, print_tables
+
+    times = {"us": 1.0, "us_least": 1.0, "us_most": 1.0}
+    report = {"cpu": "some", "rounds": 1, "base": "ours", "checks": []}
+    report["times"] = [{"what": FRONT_END, "contender": "eager"} | times]
+    print_tables(report | {"not_measured": {"eager": "out of memory"}})
+    assert "not measured: eager: out of memory" in capsys.readouterr().out
+
+
 def test_table_of_a_report_that_is_not_there(tmp_path):
     script = ROOT / "benchmarks/readme.py"
     for report in (tmp_path / "no.json", tmp_path, ROOT / "README.md"):

@@ -619,6 +619,20 @@ def test_a_yaml_without_a_front_end_makes_no_folder(tmp_path):
     assert not list(folder.glob("*"))
 
 
+def test_a_full_disk_leaves_the_folder_as_it_was(trained, monkeypatch):
+    def save(state, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="No space"):
+        save_trained(trained, YAML, OVERRIDES, tiny_bifsmn(), ["a"], {})
+    assert before == {
+        path.name: path.read_bytes() for path in trained.iterdir()
+    }
+
+
 def test_labels_may_have_spaces_and_accents(trained, tmp_path):
     labels = ["turn on", "arrête", "高い", "_silence_"]
     text = "\n".join(labels) + "\n"

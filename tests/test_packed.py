@@ -352,6 +352,12 @@ def test_layers_with_hooks_stay(own):
     packed = pack(own)
     packed(torch.randn(2, 20))
     assert type(packed[6]) is Linear and len(calls) == 1
+    own[6].activation_quantizer.register_forward_hook(
+        lambda *call: calls.append(call)
+    )
+    own[6]._forward_hooks.clear()
+    pack(own)(torch.randn(2, 20))
+    assert len(calls) == 2
 
 
 def test_padding_with_a_third_value_is_named():

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -12,43 +11,61 @@ import pytest
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol
 from speechbrain_bifsmn.spotting import window_starts
-from tests.recipe import REPO, SMALL, STUDENT, TRAIN, load_train
+from tests.recipe import REPO, SMALL, TRAIN, load_train
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Options of a training of seconds, on a protocol of tones."""
+    tones = Protocol("tones", ("low", "middle", "high"), silence=True)
+    monkeypatch.setitem(PROTOCOLS, "tones", tones)
+    options = dict(option[2:].split("=") for option in SMALL[3:-1])
+    options = {key: json.loads(value) for key, value in options.items()}
+    return options | {"number_of_epochs": 1}
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Trainings in this process; the output folders of those that ran."""
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    outputs = []
+
+    def train(yaml, output, settings, log):
+        outputs.append(output)
+        options = {**settings, "output_folder": str(output)}.items()
+        texts = [f"--{key}={json.dumps(value)}" for key, value in options]
+        yaml = str(REPO / "hparams" / yaml)
+        load_train().main([yaml, *texts, "--noprogressbar"])
+
+    monkeypatch.setattr(importlib.import_module("runs"), "train", train)
+    return outputs
 
 
 def test_a_study_resumes_and_tells_what_is_not_one_bit(
-    results, archive, tmp_path, monkeypatch
+    small, trained_here, archive, tmp_path, monkeypatch
 ):
-    monkeypatch.syspath_prepend(TRAIN.parent)
     study = importlib.import_module("study")
-    (tmp_path / "words").mkdir()
-    shutil.copytree(results / "dfsmn", tmp_path / "words/dfsmn")
-    runs = []
+    student = {"depths": [2, 1], "depth_weights": [1.0, 0.5]}
+    plan = study.plan
 
-    def train_here(yaml, output, settings, log):
-        """The recipe's main, in this process, at the size of these tests."""
-        runs.append(output.name)
-        options = {**settings, "output_folder": output}
-        options.pop("protocol"), options.pop("classes")
-        load_train().main(
-            [
-                str(REPO / "hparams" / yaml),
-                *(f"--{key}={value}" for key, value in options.items()),
-                *SMALL,
-                *STUDENT,
-            ]
-        )
+    def small_plan(args):
+        folder, runs = plan(args)
+        for run in runs:
+            run.settings |= small | (student if run.teachers else {})
+        return folder, runs
 
-    monkeypatch.setattr(study, "train", train_here)
+    monkeypatch.setattr(study, "plan", small_plan)
     command = [
         f"--data_folder={archive}",
         f"--results_folder={tmp_path}",
-        *("--protocol", "words", "--epochs", "1"),
+        *("--protocol", "tones", "--epochs", "1"),
         *("--methods", "dorefa", "as-released", "--distillations", "fid"),
     ]
     study.main(command)
     study.main(command)
-    assert runs == ["dorefa-fid", "as-released-fid"]
-    folder = tmp_path / "words/study/1/1"
+    names = [output.name for output in trained_here]
+    assert names == ["1", "dorefa-fid", "as-released-fid"]
+    folder = tmp_path / "tones/study/1/1"
     rows = json.loads((folder / "study.json").read_text())
     assert rows["dorefa-fid"]["bytes"] > 1000
     assert "is not 1-bit" in rows["as-released-fid"]["refused"]
@@ -56,15 +73,16 @@ def test_a_study_resumes_and_tells_what_is_not_one_bit(
     assert "| as-released | (" in text and "| not 1-bit |" in text
     assert (folder / "study.png").stat().st_size > 10000
 
+    # What was trained with other settings is not mixed in.
+    small["lr"] = 0.1
+    with pytest.raises(ValueError, match="3 of 3 runs failed"):
+        study.main(command)
 
-def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(TRAIN.parent)
+
+def test_the_results_table_resumes(
+    small, trained_here, archive, tmp_path, monkeypatch, capsys
+):
     table = importlib.import_module("results")
-    tones = Protocol("tones", ("low", "middle", "high"), silence=True)
-    monkeypatch.setitem(PROTOCOLS, "tones", tones)
-    small = dict(option[2:].split("=") for option in SMALL[3:-1])
-    small = {key: json.loads(value) for key, value in small.items()}
-    small |= {"number_of_epochs": 1}
     student = {**small, "depths": [2, 1], "depth_weights": [1.0, 0.5]}
     real = {**student, "binarizer": "as-released"}
     rows = {
@@ -78,19 +96,15 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
         ),
     }
     monkeypatch.setattr(table, "ROWS", rows)
-    runs, interrupted = [], [True]
+    runs = importlib.import_module("runs")
+    train = runs.train
 
-    def train_here(yaml, output, settings, log):
-        """The recipe's main, in this process, broken off after a run."""
-        if interrupted and runs:
+    def broken_off(*options):
+        if trained_here:
             raise KeyboardInterrupt
-        runs.append(output.parent.name)
-        options = {**settings, "output_folder": str(output)}.items()
-        texts = [f"--{key}={json.dumps(value)}" for key, value in options]
-        yaml = str(REPO / "hparams" / yaml)
-        load_train().main([yaml, *texts, "--noprogressbar"])
+        train(*options)
 
-    monkeypatch.setattr(table, "train", train_here)
+    monkeypatch.setattr(runs, "train", broken_off)
     command = [
         f"--data_folder={archive}",
         f"--results_folder={tmp_path}",
@@ -99,13 +113,14 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     ]
     with pytest.raises(KeyboardInterrupt):
         table.main(command)
-    interrupted.clear()
+    monkeypatch.setattr(runs, "train", train)
     capsys.readouterr()
     table.main(command)
     teacher, best = "dfsmn-teacher", "bifsmn-best"
     released, rival = "bifsmn-as-released", "dscnn-ds-cnn"
     # Those that nobody teaches first.
-    assert runs == [teacher, rival, best, released]
+    names = [output.parent.name for output in trained_here]
+    assert names == [teacher, rival, best, released]
     printed = capsys.readouterr().out
     # Trainings print too, which in a process of their own go to a log.
     assert "measured in PyTorch" not in printed
@@ -142,13 +157,13 @@ def test_the_results_table_resumes(archive, tmp_path, monkeypatch, capsys):
     # Nothing is done twice; a run that a row no longer describes is refused.
     monkeypatch.setattr(table, "one_bit", None)
     table.main(command)
-    assert len(runs) == 4
+    assert len(trained_here) == 4
     capsys.readouterr()
     table.main([*command, "--seeds", "3", "4", "--trained"])
     assert "(seed 3)" in (tmp_path / "tones/results.md").read_text()
     with pytest.raises(ValueError, match="nothing is trained"):
         table.main([*command, "--seeds", "4", "--trained"])
-    assert len(runs) == 4
+    assert len(trained_here) == 4
     rows["best"][2]["lr"] = 0.5
     with pytest.raises(ValueError, match="1 of 4 runs failed"):
         table.main(command)

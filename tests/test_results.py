@@ -193,6 +193,8 @@ def test_intervals_are_over_speakers_and_times_medians(comparison):
 def test_balanced_accuracy_is_the_mean_of_recalls():
     row = summarize(["a", "b"], [0, 0, 0, 1], [0, 0, 0, 0])
     assert row["accuracy"] == 75 and row["balanced_accuracy"] == 50
+    row = summarize(["a", "b"], [], [])
+    assert row["accuracy"] is row["balanced_accuracy"] is row["recall"]["a"]
 
 
 def test_a_measurement_of_other_weights_or_clips_is_not_kept(
@@ -223,12 +225,13 @@ def test_a_run_of_fewer_epochs_is_not_the_row_s(results, tmp_path, monkeypatch):
     (folder / "results.json").write_text("{}")
     before = {"number_of_epochs": 6, "clips": {}}
     (folder / "settings.json").write_text(json.dumps(before))
-    now = {"number_of_epochs": 100}
-    monkeypatch.setattr(results, "settings", lambda *_: now)
-    monkeypatch.setattr(results, "read_seal", lambda _: {"clips": {}})
-    run = results.Run("best", 1, "bifsmn.yaml", {}, folder, [])
+    now = {"number_of_epochs": 100, "prepared_folder": tmp_path}
+    runs = importlib.import_module("runs")
+    monkeypatch.setattr(runs, "settings", lambda *_: now)
+    monkeypatch.setattr(runs, "read_seal", lambda _: {"clips": {}})
+    run = runs.Run("best", 1, "bifsmn.yaml", {}, folder, [])
     with pytest.raises(ValueError, match="number_of_epochs 6, now it is 100"):
-        results.is_trained(run)
+        runs.is_trained(run)
 
 
 def test_without_silence_clips_there_is_no_column_for_it(comparison):

@@ -578,6 +578,21 @@ def test_misspelt_yaml_keys_are_named(tmp_path, archive):
             load_train().main([str(path), f"--data_folder={archive}"])
 
 
+def test_comments_and_paths_may_have_any_signs(tmp_path):
+    path = tmp_path / "lr=1 #2/own.yaml"
+    path.parent.mkdir()
+    text = (REPO / "hparams/dfsmn.yaml").read_text()
+    text = text.replace("lr: 0.002", "lr: 0.002  # <0.01, as <lr> diverges")
+    path.write_text(text)
+    with pytest.raises((ValueError, OSError), match="no-such-folder"):
+        load_train().main(
+            [str(path), f"--data_folder={tmp_path}/no-such-folder"]
+        )
+    path.write_text(text + "other: 1  # !ref <other>\n")
+    with pytest.raises(ValueError, match="nothing reads the key 'other'"):
+        load_train().main([str(path), f"--data_folder={tmp_path}"])
+
+
 def test_wrong_settings_are_named(archive, tmp_path):
     with pytest.raises(ValueError, match="no key 'lrr'.*'lr'"):
         train("dfsmn.yaml", archive, tmp_path, "--lrr=1")
@@ -706,8 +721,9 @@ def test_a_run_is_not_resumed_on_other_clips(archive, tmp_path):
 def test_a_trial_run_leaves_the_real_one_alone(results, archive):
     run = results / "dfsmn/1"
     before = files_of(run)
-    for option in "--debug", "--debug_persistently":
-        train("dfsmn.yaml", archive, results.parent, "--lr=0.5", option)
+    own = f"--save_folder={run / 'save'}", f"--train_log={run / 'log.txt'}"
+    for options in ["--debug"], ["--debug_persistently", *own]:
+        train("dfsmn.yaml", archive, results.parent, "--lr=0.5", *options)
     after = files_of(run)
     assert before.items() <= after.items()
     assert all(run / "debug" in p.parents for p in after.keys() - before.keys())

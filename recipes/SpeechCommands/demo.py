@@ -26,6 +26,7 @@ from runs import ENVIRONMENT, HERE, HPARAMS
 
 from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.protocols import SILENCE, UNKNOWN
 from speechbrain_bifsmn.data.synthesis import synthesize
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import export_folder
@@ -34,7 +35,7 @@ from speechbrain_bifsmn.spotting import Spotter
 
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 OTHERS = ["bed", "cat", "happy", "house", "seven", "marvin", "tree", "wow"]
-LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
+LABELS = [*KEYWORDS, UNKNOWN, SILENCE]
 # A few minutes on two cores; everything else is the recipe's default.
 SYNTHETIC = {
     "teacher": ["--number_of_epochs=7"],
@@ -177,7 +178,6 @@ def main(arguments):
     in_c = evaluate_file(exported["file"], rows)
     graph = json.loads((student / "results.json").read_text())["depths"]
     best = json.loads((teacher / "results.json").read_text())["depths"]
-    weights = spotter.mods.model.state_dict().values()
     report = {
         "protocol": "synthetic speech" if protocol == "words" else protocol,
         "clips": in_c["clips"],
@@ -194,9 +194,7 @@ def main(arguments):
         },
         "features_us": 1e6 * statistics.median(front_end),
         "bytes": {
-            "fp32": sum(
-                4 * w.numel() for w in weights if w.is_floating_point()
-            ),
+            "fp32": 4 * sum(p.numel() for p in spotter.mods.parameters()),
             "file": exported["bytes"],
         },
         "parity": exported["parity"],

@@ -25,10 +25,8 @@ import hashlib
 import json
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
@@ -36,15 +34,21 @@ import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
 from comparison import BEST, compare, markdown
 from predictions import on_common_clips, read_predictions, write_predictions
-from runs import HPARAMS, microseconds, stop, train
+from runs import (
+    HPARAMS,
+    Run,
+    attempt,
+    is_trained,
+    microseconds,
+    stop,
+    train_all,
+)
 from tqdm import tqdm
-from train import FREE
 
 from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.data.prepare import read_seal
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.folder import (
@@ -53,13 +57,12 @@ from speechbrain_bifsmn.export.folder import (
     training_facts,
 )
 from speechbrain_bifsmn.files import whole_file
-from speechbrain_bifsmn.hyperparameters import check_same_run, settings
+from speechbrain_bifsmn.hyperparameters import settings
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import plot_results
 from speechbrain_bifsmn.onebit import NotOneBitError
 from speechbrain_bifsmn.spotting import Spotter
-from speechbrain_bifsmn.teachers import digests
 
 # What --rows calls it: name in the table, YAML in hparams/, options.
 ROWS = {
@@ -101,37 +104,6 @@ DATA = (
 )
 # ... and, but for those teachers, the same budget.
 BUDGET = "number_of_epochs"
-
-
-@dataclass(eq=False)
-class Run:
-    """One training: a row with a seed.
-
-    Arguments
-    ---------
-    row : str
-        Key of ``ROWS``.
-    seed : int
-    yaml : str
-        Name in hparams/.
-    settings : dict
-        What it overrides in the YAML.
-    folder : Path
-        Where it goes.
-    teachers : list of Run
-        Those that it learns from.
-    """
-
-    row: str
-    seed: int
-    yaml: str
-    settings: dict
-    folder: Path
-    teachers: list
-
-    def __str__(self):
-        """What messages call it."""
-        return f"{self.row}, seed {self.seed}"
 
 
 def plan(args):
@@ -199,99 +171,6 @@ def plan(args):
     return sorted(once, key=generation)
 
 
-def is_trained(run):
-    """Whether a run is finished; one of other settings is refused.
-
-    Arguments
-    ---------
-    run : Run
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    HyperparameterError
-        Naming the setting, see ``check_same_run``.
-    """
-    if not (run.folder / "results.json").exists():
-        return False
-    overrides = {**run.settings, "output_folder": str(run.folder)}
-    now = {
-        **settings(HPARAMS / run.yaml, json.dumps(overrides)),
-        "clips": read_seal(run.folder.parents[1])["clips"],
-    }
-    # Of a finished run the number of epochs is not free.
-    free = FREE - {"number_of_epochs"}
-    try:
-        teachers = digests([x.folder / "model" for x in run.teachers])
-        now |= {"teachers": teachers} if teachers else {}
-    except FileNotFoundError:
-        # Nor are teachers needed any more.
-        free |= {"teachers"}
-    check_same_run(run.folder, now, free)
-    return True
-
-
-def train_all(runs, jobs):
-    """Train what is not trained yet.
-
-    Arguments
-    ---------
-    runs : list of Run
-        Teachers first.
-    jobs : int
-        Trainings at once.
-
-    Returns
-    -------
-    list of Run
-        Those that are trained; of the others it is said why not.
-    """
-
-    def work(run, teachers):
-        if any(teacher.exception() for teacher in teachers):
-            raise ValueError("its teacher could not be trained")
-        if not is_trained(run):
-            log = run.folder / "train.log"
-            train(run.yaml, run.folder, run.settings, log)
-
-    # Teachers were handed in first, so whoever waits for one, it has a worker.
-    futures, trained = {}, []
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for run in runs:
-            teachers = [futures[teacher] for teacher in run.teachers]
-            futures[run] = pool.submit(work, run, teachers)
-        runs_of = {future: run for run, future in futures.items()}
-        done = as_completed(runs_of)
-        for future in tqdm(done, "trained", total=len(runs), unit="run"):
-            try:
-                future.result()
-                trained.append(runs_of[future])
-            except (ValueError, OSError) as error:
-                complain(runs_of[future], error)
-    finally:
-        # What waits is not begun when this is interrupted.
-        pool.shutdown(cancel_futures=True)
-    return [run for run in runs if run in trained]
-
-
-def complain(run, error):
-    """Say at once what failed; the others go on."""
-    tqdm.write(f"error: {run}: {error}", file=sys.stderr)
-
-
-def attempt(work, run):
-    """What work gives for a run; None, after a complaint, if it fails."""
-    try:
-        return work(run)
-    except (ValueError, OSError) as error:
-        complain(run, error)
-        return None
-
-
 def one_bit(folder, trained):
     """A 1-bit network as it is deployed: the exported file, in C.
 
@@ -340,11 +219,7 @@ def real(spotter):
         by depth; whether it is a file, to be timed; features of a manifest
         row; logits of features at a depth.
     """
-    hparams, model = spotter.hparams, spotter.mods.model
-
-    def features(row):
-        clip = read_clip(row, hparams.samples, hparams.sample_rate)
-        return spotter.mods.log_mel(clip[None])
+    model = spotter.mods.model
 
     def logits(features, depth):
         return model(features, depth=depth)[0]
@@ -352,18 +227,27 @@ def real(spotter):
     sizes = dict.fromkeys(map(str, model.depths))
     parameters = sum(p.numel() for p in model.parameters())
     sizes[str(model.depths[0])] = 4 * parameters
-    return [("", sizes, False, features, logits)]
+    return [("", sizes, False, partial(front_end, spotter), logits)]
 
 
-def onnx(folder, depth):
+def front_end(spotter, row):
+    """Features of a manifest row, [1, frames, n_mels], by PyTorch."""
+    hparams = spotter.hparams
+    clip = read_clip(row, hparams.samples, hparams.sample_rate)
+    return spotter.mods.log_mel(clip[None])
+
+
+def onnx(folder, spotter, row):
     """What others would deploy: ONNX Runtime, fp32 and int8.
 
     Arguments
     ---------
     folder : Path
         The run's.
-    depth : int
-        What to call its only depth.
+    spotter : KeywordSpotter
+        Its trained folder.
+    row : dict
+        Of the manifest: a clip to measure time with.
 
     Returns
     -------
@@ -371,17 +255,20 @@ def onnx(folder, depth):
         ``forms``, see ``measure``.
     """
     # Only these rows need the extra that it needs.
-    from speechbrain_bifsmn.export.onnx import evaluate_onnx
+    from speechbrain_bifsmn.export.onnx import OnnxNetwork, evaluate_onnx
 
-    found = evaluate_onnx(folder, folder, folder / "onnx")
-    return {
-        name: {
-            "bytes": {str(depth): form["bytes"]},
-            "microseconds": {str(depth): form["microseconds"]},
-            "predicted": {str(depth): form["predictions"]},
+    depth = str(spotter.mods.model.depths[0])
+    features = front_end(spotter, row).numpy()
+    forms = {}
+    for name, form in evaluate_onnx(folder, folder, folder / "onnx").items():
+        network = OnnxNetwork(folder / f"onnx/{name}.onnx")
+        network.feed(features)
+        forms[name] = {
+            "bytes": {depth: form["bytes"]},
+            "microseconds": {depth: microseconds(network.run)},
+            "predicted": {depth: form["predictions"]},
         }
-        for name, form in found.items()
-    }
+    return forms
 
 
 @torch.no_grad()
@@ -427,7 +314,7 @@ def measure(run):
         "forms": {},
     }
     if isinstance(model, SingleDepth):
-        cell["forms"] = onnx(run.folder, model.depths[0])
+        cell["forms"] = onnx(run.folder, spotter, rows[0])
         forms = []
     else:
         try:
@@ -438,16 +325,19 @@ def measure(run):
                 f"{run}: measured in PyTorch, since {error}", file=sys.stderr
             )
             forms = real(spotter)
-    for name, sizes, timed, front_end, logits in forms:
-        clips = [front_end(row) for row in tqdm(rows, "features", leave=False)]
+    for name, sizes, timed, features, logits in forms:
+        clips = [features(row) for row in tqdm(rows, "features", leave=False)]
         predicted = {
             str(depth): [int(logits(clip, depth).argmax()) for clip in clips]
             for depth in tqdm(model.depths, f"{run}", leave=False)
         }
-        times = microseconds(logits, clips, model.depths) if timed else None
+        times = timed and {
+            str(depth): microseconds(partial(logits, clips[0], depth))
+            for depth in model.depths
+        }
         cell["forms"][name] = {
             "bytes": sizes,
-            "microseconds": times,
+            "microseconds": times or None,
             "predicted": predicted,
         }
     with whole_file(kept) as part:

@@ -26,7 +26,12 @@ from speechbrain_bifsmn.evaluation import protocol_clips
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
-from speechbrain_bifsmn.spotting import SMOOTHED, Spotter, window_step
+from speechbrain_bifsmn.spotting import (
+    SMOOTHED,
+    Spotter,
+    is_keyword,
+    window_step,
+)
 
 # Of the curves, and of the table.
 THRESHOLDS = [k / 200 for k in range(60, 200)]
@@ -110,7 +115,7 @@ def rates(labels, truth, highest, hours, threshold):
     dict
         ``threshold``, ``missed``, ``false_alarms``.
     """
-    keyword = np.array([not label.startswith("_") for label in labels])
+    keyword = is_keyword(labels)
     found = (highest >= threshold) & keyword
     own = np.eye(len(labels), dtype=bool)[truth]
     near = own.copy()

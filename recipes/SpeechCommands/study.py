@@ -15,16 +15,17 @@ import argparse
 import json
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import numpy as np
-from runs import microseconds, stop, train
+from runs import Run, microseconds, stop, train_all
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.manifest import read_manifest
+from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.fold import ExportError
 from speechbrain_bifsmn.export.folder import export_folder
@@ -59,8 +60,11 @@ def measure(folder):
     accuracy = evaluate_file(exported["file"], rows)["depths"]
     spotter = Spotter(exported["file"])
     engine, model = spotter.engine, spotter.model
-    features = list(clip_features(engine, model, rows[:50]))
-    times = microseconds(engine.scores, features, model.depths)
+    (features,) = clip_features(engine, model, rows[:1])
+    times = {
+        str(depth): microseconds(partial(engine.scores, features, depth))
+        for depth in model.depths
+    }
     return row | {
         "bytes": exported["bytes"],
         "c": {d: r["accuracy"] for d, r in accuracy.items()},
@@ -104,6 +108,40 @@ def table(rows, args):
     return "\n".join(lines) + "\n"
 
 
+def plan(args):
+    """The folder of the tables, and the runs: the teacher, then every pair."""
+    prepared = args.results_folder / args.protocol
+    study = prepared / "study" / str(args.epochs) / str(args.seed)
+    shared = {
+        "data_folder": args.data_folder,
+        "results_folder": str(args.results_folder),
+        "protocol": args.protocol,
+        "classes": len(PROTOCOLS[args.protocol].labels),
+        "seed": args.seed,
+    }
+    folder = prepared / "dfsmn" / str(args.seed)
+    teacher = Run("teacher", args.seed, "dfsmn.yaml", shared, folder, [])
+    runs = [teacher]
+    for method in args.methods:
+        for kind in args.distillations:
+            name = f"{method}-{kind}"
+            changed = {
+                **shared,
+                **OFF,
+                **DISTILLATIONS[kind],
+                "binarizer": method,
+                "number_of_epochs": args.epochs,
+            }
+            teachers = [] if kind == "none" else [teacher]
+            runs.append(
+                Run(
+                    *(name, args.seed, "bifsmn.yaml", changed),
+                    *(study / name, teachers),
+                )
+            )
+    return study, runs
+
+
 def main(arguments):
     """Train, export and measure every pair."""
     parser = argparse.ArgumentParser(
@@ -111,8 +149,7 @@ def main(arguments):
     )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--results_folder", default="results/study", type=Path)
-    parser.add_argument("--protocol", default="GSC-10")
-    parser.add_argument("--classes", default=10, type=int)
+    parser.add_argument("--protocol", default="GSC-10", choices=PROTOCOLS)
     parser.add_argument("--epochs", default=20, type=int, help="of each run")
     parser.add_argument("--seed", default=1, type=int)
     parser.add_argument("--jobs", default=1, type=int, help="runs at once")
@@ -126,43 +163,17 @@ def main(arguments):
         choices=DISTILLATIONS,
     )
     args = parser.parse_args(arguments)
-    prepared = args.results_folder / args.protocol
-    study = prepared / "study" / str(args.epochs) / str(args.seed)
-    shared = {
-        "data_folder": args.data_folder,
-        "results_folder": str(args.results_folder),
-        "protocol": args.protocol,
-        "classes": args.classes,
-        "seed": args.seed,
-    }
-    teacher = prepared / "dfsmn" / str(args.seed)
-    if not (teacher / "results.json").exists():
-        print(f"training the teacher, see {study / 'teacher.log'}", flush=True)
-        train("dfsmn.yaml", teacher, shared, study / "teacher.log")
-
-    def run(pair):
-        method, distillation = pair
-        output = study / f"{method}-{distillation}"
-        if not (output / "results.json").exists():
-            settings = {
-                **shared,
-                **OFF,
-                **DISTILLATIONS[distillation],
-                "binarizer": method,
-                "number_of_epochs": args.epochs,
-            }
-            train("bifsmn.yaml", output, settings, output / "train.log")
-        return output
-
-    pairs = [(m, d) for m in args.methods for d in args.distillations]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        trained = list(
-            tqdm(pool.map(run, pairs), "trained", total=len(pairs), unit="run")
+    study, runs = plan(args)
+    trained = train_all(runs, args.jobs)
+    if len(trained) < len(runs):
+        raise ValueError(
+            f"{len(runs) - len(trained)} of {len(runs)} runs failed, see "
+            "above; the same command tries them again"
         )
     # One after another, and nothing beside: time is measured.
     rows = {
-        folder.name: measure(folder)
-        for folder in tqdm(trained, "measured", unit="run")
+        run.row: measure(run.folder)
+        for run in tqdm(trained[1:], "measured", unit="run")
     }
     with whole_file(study / "study.json") as part:
         part.write_text(json.dumps(rows, indent=1))

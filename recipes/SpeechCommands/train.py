@@ -439,10 +439,10 @@ def run(hparams, hparams_file, run_opts, overrides, device):
 
 def apart(folder, overrides):
     """Overrides with which a trial run leaves a real one's folder alone."""
+    # In the YAMLs the others are in the first.
+    outputs = "output_folder:", "save_folder:", "train_log:"
     others = [
-        line
-        for line in overrides.splitlines()
-        if not line.startswith("output_folder:")
+        line for line in overrides.splitlines() if not line.startswith(outputs)
     ]
     # JSON is YAML, whatever is in the path.
     debug = f"output_folder: {json.dumps(f'{folder}/debug')}"

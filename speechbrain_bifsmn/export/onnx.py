@@ -5,7 +5,6 @@ as a device would. Needs the extra ``onnx``.
 """
 
 import tempfile
-import time
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,7 +33,7 @@ except ImportError as error:
 
 
 def evaluate_onnx(trained, prepared, folder, clips=500):
-    """Bytes, time and accuracy of a trained network, fp32 and int8.
+    """Bytes and accuracy of a trained network, fp32 and int8.
 
     Arguments
     ---------
@@ -52,9 +51,8 @@ def evaluate_onnx(trained, prepared, folder, clips=500):
     -------
     dict of str to dict
         For "fp32" and "int8" ``bytes`` of the file, ``weight_bytes``, what
-        its constants alone take, ``microseconds`` of a clip, features
-        excluded, ``predictions``, a class index for each test clip, and
-        ``results``, what ``metrics.summarize`` gives.
+        its constants alone take, ``predictions``, a class index for each
+        test clip, and ``results``, what ``metrics.summarize`` gives.
 
     Raises
     ------
@@ -83,7 +81,6 @@ def evaluate_onnx(trained, prepared, folder, clips=500):
                 onnx.numpy_helper.to_array(constant).nbytes
                 for constant in onnx.load(path).graph.initializer
             ),
-            "microseconds": network.microseconds(features[0]),
             "predictions": predictions,
             "results": summarize(labels, truth, predictions),
         }
@@ -216,29 +213,6 @@ class OnnxNetwork:
             self.run()
             found.append(self.output().copy())
         return np.concatenate(found)
-
-    def microseconds(self, clip, rounds=31, calls=20):
-        """CPU time of one run, so that other programs do not count.
-
-        Arguments
-        ---------
-        clip : np.ndarray, [frames, n_mels]
-            Input.
-        rounds, calls : int
-            The median of so many rounds is taken, each of so many runs.
-
-        Returns
-        -------
-        float
-        """
-        self.feed(clip)
-        times = []
-        for _ in range(rounds):
-            start = time.process_time_ns()
-            for _ in range(calls):
-                self.run()
-            times.append((time.process_time_ns() - start) / calls / 1000)
-        return float(np.median(times))
 
 
 def _save(model, path):
