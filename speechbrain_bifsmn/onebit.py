@@ -36,6 +36,9 @@ def check_weight(name, layer):
 def check_activations(name, layer, x):
     """Check that activations and padding are those of the folded bit planes.
 
+    As evaluation computes them; training may, by the same thresholds, in
+    another way (``quantizers.fused``).
+
     Arguments
     ---------
     name : str

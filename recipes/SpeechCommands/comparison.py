@@ -222,8 +222,8 @@ def markdown(report):
     lines += [
         "",
         "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
-        "and int8 ones in ONNX Runtime, and the time is that of one clip, "
-        "features given, one thread. A 1-bit network's first row has the bytes "
+        "and int8 ones in ONNX Runtime, and the time is the CPU's for one "
+        "clip, features given, one thread. A 1-bit network's first row has the bytes "
         "of all its depths in one file, the others those of that depth alone. "
         "The others run in PyTorch, at 4 bytes a parameter.",
     ]
