@@ -68,14 +68,16 @@ class Bench:
 
     def __init__(self, only=()):
         self.only = [part.lower() for part in only]
+        self.unknown = set(self.only)
         self.bursts = {}  # (what, who): calls to microseconds of one
         self.times = {}  # (what, who): one number for each round
         self.checks, self.missing, self.versions = [], {}, {}
 
     def wants(self, who):
         """Whether a contender was asked for."""
-        name = who.lower()
-        return not self.only or any(part in name for part in self.only)
+        found = {part for part in self.only if part in who.lower()}
+        self.unknown -= found
+        return bool(found) or not self.only
 
     def add(self, what, who, burst):
         """Time something."""
@@ -520,12 +522,16 @@ def main():
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     bench = Bench(arguments.only)
+    wants_arm = bench.wants(ARM)
     with tempfile.TemporaryDirectory() as folder:
         library = add_ours(bench, Path(folder))
         add_others(bench, Path(folder))
-        with torch.inference_mode():
-            bench.run(arguments.rounds)
+        if not bench.unknown:
+            with torch.inference_mode():
+                bench.run(arguments.rounds)
         library.close()
+    if bench.unknown:
+        parser.error(f"--only {min(bench.unknown)}: nobody is called so")
     base = ours(library.kernels[0])
     bench.derive(library.kernels[0])
     compiler = subprocess.run(
@@ -546,7 +552,7 @@ def main():
         "not_measured": bench.missing,
         "arm": None,
     }
-    if bench.wants(ARM):
+    if wants_arm:
         counted, problem = arm("--json")
         report["arm"] = json.loads(counted) if counted else None
         if problem:

@@ -91,6 +91,10 @@ def listen(args):
     spotter = Spotter(args.model, args.depth, threshold=args.threshold)
     listener = Listener(spotter)
     chunk = 2 * window_step(spotter.model.config)
+    if sys.stdin.buffer.peek(4).startswith((b"RIFF", b"fLaC", b"OggS", b"ID3")):
+        raise ValueError(
+            "this is a sound file, not bare samples: give it to bifsmn spot"
+        )
     while data := sys.stdin.buffer.read(chunk):
         pcm = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
         for found in listener.feed(pcm):
@@ -175,8 +179,7 @@ def info(args):
             f"{2 * model.config.samples:,} of PCM"
         )
     for title in ("config", "meta", "sections"):
-        # Accuracies there are those of the training graph.
-        print(f"  {title}" + ", of training" * (title == "meta"))
+        print(f"  {title}" + ", of training in PyTorch" * (title == "meta"))
         for key, value in report[title].items():
             print(f"    {key:16} {value}")
 
@@ -256,7 +259,8 @@ def parser():
         listen,
         "Print keywords as they are heard in 16-bit little-endian mono PCM on "
         "standard input, at the model's rate. A keyword is not printed again "
-        "for the length of a window and the three steps that are averaged.",
+        "for the length of a window and the three steps that are averaged. "
+        "What is shorter than a window is not heard.",
         epilog="example: arecord -q -t raw -f S16_LE -r 16000 | bifsmn listen",
     )
     add_model(sub)

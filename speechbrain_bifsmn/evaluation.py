@@ -7,13 +7,13 @@ import soundfile
 from tqdm import tqdm
 
 from speechbrain_bifsmn.data.audio import DataError, check_audio
-from speechbrain_bifsmn.data.manifest import read_labels, read_manifest
+from speechbrain_bifsmn.data.manifest import check_same_labels, read_manifest
 from speechbrain_bifsmn.data.prepare import (
     SHARES,
     prepare_speech_commands,
     read_seal,
 )
-from speechbrain_bifsmn.data.protocols import SILENCE
+from speechbrain_bifsmn.data.protocols import SILENCE, get_protocol
 from speechbrain_bifsmn.metrics import summarize
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
@@ -154,17 +154,24 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
     elif not protocol:
         protocol, words = trained.get("protocol"), trained.get("words")
     shares = {key: trained[key] for key in SHARES if key in trained}
+    labels = get_protocol(protocol, words).labels
+    check_same_labels("the model", model.labels, labels)
     with tempfile.TemporaryDirectory() as folder:
-        prepare_speech_commands(
-            data,
-            folder,
-            protocol,
-            words=words,
-            sample_rate=model.config.sample_rate,
-            samples=model.config.samples,
-            **shares,
-        )
-        protocol_labels(Path(folder), "the model", model.labels)
+        try:
+            prepare_speech_commands(
+                data,
+                folder,
+                protocol,
+                words=words,
+                sample_rate=model.config.sample_rate,
+                samples=model.config.samples,
+                **shares,
+            )
+        except DataError as error:
+            raise DataError(
+                f"{error}. Or measure all recordings in folders that are "
+                "called as labels: --all"
+            ) from error
         rows = read_manifest(Path(folder) / f"{split}.csv")
         for row in rows:
             # Silences are cut in whole seconds.
@@ -172,33 +179,3 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
                 length = int(row["stop"]) - int(row["start"])
                 _check_length(row["wav"], length, model)
         return protocol, read_seal(folder)["asked"]["test"], rows
-
-
-def protocol_labels(prepared, name, known):
-    """Labels of a prepared folder, which must be a network's.
-
-    Arguments
-    ---------
-    prepared : Path
-        Folder with ``labels.txt``.
-    name : str or Path
-        What to call the network.
-    known : list of str
-        Its labels.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    ValueError
-        If they differ.
-    """
-    labels = read_labels(prepared / "labels.txt")
-    if labels != known:
-        raise ValueError(
-            f"{name} knows {', '.join(known)}; the protocol asks for "
-            f"{', '.join(labels)}"
-        )
-    return labels

@@ -10,7 +10,7 @@ import torch
 from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
 
-from speechbrain_bifsmn.data.audio import read_audio
+from speechbrain_bifsmn.data.audio import LOUDEST, read_audio
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
@@ -211,10 +211,14 @@ class KeywordSpotter(Pretrained):
         ------
         ValueError
             If the clips are longer than the network's window, are integers, or
-            have samples that are no numbers.
+            have samples that are no numbers or far from ±1.
         """
         if not wavs.isfinite().all():
             raise ValueError("the clips have samples that are no numbers")
+        if (wavs.abs() > LOUDEST).any():
+            raise ValueError(
+                "the clips are not within ±1: divide 16-bit samples by 32768"
+            )
         missing = self.hparams.samples - wavs.shape[-1]
         if missing < 0:
             raise ValueError(

@@ -308,10 +308,7 @@ class _PackedLayer(_Packed):
             kernel.encode() if kernel else None,
             packed.data_ptr() if self._packs else None,
         ):
-            raise ValueError(
-                f"no kernels of the name {kernel} run here: "
-                + ", ".join(native.kernel_names())
-            )
+            raise ValueError(native.unknown_kernels(kernel))
         address = ctypes.addressof(struct)
         self._keep = struct, packed
         self._size = lib.bifsmn_packed_scratch(address, 1)

@@ -26,6 +26,16 @@ def test_bench_times_and_checks_the_c_library(tmp_path):
     assert all(check["argmax_agreement"] == 1 for check in report["checks"])
 
 
+def test_bench_refuses_names_that_nobody_has():
+    command = [sys.executable, ROOT / "benchmarks/bench.py"]
+    done = subprocess.run(
+        [*command, "--only", "ours, C, scalar", "nosuch"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "--only nosuch" in done.stderr
+
+
 def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import torch

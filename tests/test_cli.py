@@ -126,6 +126,8 @@ def test_a_trained_folder_can_be_moved(results, tmp_path):
         spotter.classify_batch(torch.zeros(1, 8000, dtype=torch.int16))
     with pytest.raises(ValueError, match="samples that are no numbers"):
         spotter.classify_batch(torch.full((1, 8000), torch.nan))
+    with pytest.raises(ValueError, match="divide 16-bit samples by 32768"):
+        spotter.classify_batch(torch.full((1, 8000), 3000.0))
     assert label in spotter.labels and 0 < probability <= 1
     assert sorted(moved.iterdir()) == before
     assert not any(path.is_symlink() for path in before)
@@ -209,7 +211,8 @@ def test_a_stream_gives_the_same_keywords_in_c_and_in_any_chunks(
         f"{found.label} {found.probability:.3f} at {found.start:.2f} s\n"
         for found in heard
     )
-    stream = io.TextIOWrapper(io.BytesIO(pcm.astype("<i2").tobytes() + b"odd"))
+    sent = io.BytesIO(pcm.astype("<i2").tobytes() + b"odd")
+    stream = io.TextIOWrapper(io.BufferedReader(sent))
     monkeypatch.setattr(sys, "stdin", stream)
     cli.main(["listen", "-m", str(model_file), "--threshold", "0.4"])
     assert capsys.readouterr().out == expected
@@ -220,6 +223,17 @@ def test_a_stream_gives_the_same_keywords_in_c_and_in_any_chunks(
         capture_output=True,
     )
     assert done.stdout.decode() == expected, done.stderr
+    for header in b"RIFF$", b"fLaC$":
+        stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(header * 9999)))
+        monkeypatch.setattr(sys, "stdin", stream)
+        with pytest.raises(SystemExit, match="give it to bifsmn spot"):
+            cli.main(["listen", "-m", str(model_file)])
+    done = subprocess.run(
+        [tmp_path / "listen", model_file],
+        input=b"RIFF" * 9999,
+        capture_output=True,
+    )
+    assert done.returncode == 1 and b"a WAV file" in done.stderr
     folder = os.open(tmp_path, os.O_RDONLY)
     for arguments, words in ([], b"cannot read"), (["3"], b"depth"):
         done = subprocess.run(
@@ -351,7 +365,8 @@ def test_listen_takes_its_options(monkeypatch):
         "speechbrain_bifsmn.spotting.Listener",
         lambda spotter: made.append((spotter.depth, spotter.threshold)),
     )
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO()))
+    monkeypatch.setattr(sys, "stdin", stream)
     cli.main(["listen", "--depth", "2", "--threshold", "0.4"])
     assert made == [(2, 0.4)]
 

@@ -174,6 +174,26 @@ def test_own_words(tmp_path):
     assert words_of(read(tmp_path / "open")["train"], UNKNOWN) == {"other"}
 
 
+def test_who_says_who_is_where_is_heeded(tmp_path, caplog):
+    """Of three speakers the hash rule may put none where one is needed."""
+    root = tmp_path / "own"
+    for word in "lamp", "bulb":
+        for name in "tom", "eva", "max":
+            write(root / word / f"{name}_nohash_0.wav")
+    for name, file in ("eva", "validation"), ("max", "testing"):
+        lines = [f"{word}/{name}_nohash_0.wav\n" for word in ("lamp", "bulb")]
+        (root / f"{file}_list.txt").write_text("".join(lines))
+    prepare_speech_commands(
+        root, tmp_path / "save", "words", words=["lamp", "bulb"], samples=100
+    )
+    for split, name in ("train", "tom"), ("valid", "eva"), ("test", "max"):
+        rows = read(tmp_path / "save")[split]
+        assert {Path(row["wav"]).name for row in rows} == {
+            f"{name}_nohash_0.wav"
+        }
+    assert "5 other clips are longer than 100 samples" in caplog.text
+
+
 def test_directory_order_changes_nothing(tmp_path, monkeypatch):
     root = make_archive(tmp_path / "data", V2_WORDS)
     prepare_speech_commands(root, tmp_path / "one", "V2-12")
@@ -274,6 +294,7 @@ def own(*words):
             {"data_folder": "data/yes"},
             "none of GSC-10's words .*or words",
         ),
+        (None, own("lamp", "bulb"), "none of the word list's words"),
         (None, {"protocol": "V3-12"}, "no protocol 'V3-12'; there are V1-12"),
         (None, {"protocol": "V1-12"}, "is v0.02 .* defined on v0.01"),
         (None, own("yes"), "at least two different labels"),
@@ -282,8 +303,21 @@ def own(*words):
         (None, {"unknown_percentage": 95}, "stay below 100"),
         (None, {"testing_percentage": -1}, "neither may be negative"),
         (None, {"testing_percentage": math.nan}, "neither may be negative"),
-        (None, {"unknown_percentage": 0}, "train split has 9 .*10 labels"),
-        (None, {"validation_percentage": 0}, "valid split has 0 of"),
+        (
+            None,
+            {"unknown_percentage": 0},
+            "train split has 9 .*10 labels.*: raise --unknown_percentage$",
+        ),
+        (
+            None,
+            {"validation_percentage": 0},
+            "valid split has 0 of.*: raise .*; and have more speakers, or say",
+        ),
+        (
+            lambda root: (root / "testing_list.txt").write_text("yes/a.wav"),
+            {},
+            "has testing_list.txt, but of .* both, or none",
+        ),
         (None, {"test_folder": "nowhere"}, "nowhere: there is no such folder"),
         (None, {"test_folder": "data"}, "not the official test archive"),
         (None, {"test_folder": "data", "protocol": "V2-35"}, "leave --test_"),
@@ -472,7 +506,7 @@ def test_what_no_class_wants_is_not_claimed(tmp_path, caplog):
     )
     sealed = prepare.read_seal(tmp_path / "save")["asked"]
     assert [sealed[key] for key in asked] == [0, 5]
-    assert "words has no class for spliced_unknowns" in caplog.text
+    assert "the word list has no class for spliced_unknowns" in caplog.text
 
 
 def test_words_without_training_clips_are_told_what_they_have(tmp_path):
@@ -575,6 +609,10 @@ def test_what_is_no_whole_recording_is_refused(tmp_path):
     samples[7] = np.nan
     soundfile.write(path, samples, 16000, "FLOAT")
     with pytest.raises(DataError, match="no numbers"):
+        read_pcm(path)
+    samples[7] = 3000
+    soundfile.write(path, samples, 16000, "FLOAT")
+    with pytest.raises(DataError, match="divide them by 32768"):
         read_pcm(path)
 
 

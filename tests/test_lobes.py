@@ -164,6 +164,10 @@ def test_wrong_depth_shape_and_settings_are_named(network):
         DFSMN(depths=[2, 4])
     with pytest.raises(ValueError, match="no norm called norm9"):
         DFSMN(private=["norm9"])
+    with pytest.raises(ValueError, match="list of norms, not 'memory'"):
+        DFSMN(private="memory")
+    with pytest.raises(ValueError, match="conv_channels are two, not 16"):
+        DFSMN(conv_channels=16)
     feats = torch.randn(2, network.frames, network.n_mels)
     assert torch.equal(
         network(feats, depth=np.int64(2)), network(feats, depth=2)

@@ -97,6 +97,7 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
         results_folder=Path("results"),
         data_folder="x",
         protocol="GSC-10",
+        words=None,
         rows=["best", "fp32-twin", "bifsmn", "bc-resnet"],
         seeds=[3],
     )
@@ -126,6 +127,13 @@ def test_every_row_has_the_same_data_and_its_teachers_first(results):
         *[None] * 3,
         *[epochs] * 3,
     ]
+
+    # For words of one's own, too.
+    args.protocol, args.words = "words", ["lamp", "_silence_"]
+    for run in results.plan(args):
+        assert run.settings["words"] == args.words
+        assert run.settings["classes"] == 2
+        assert run.folder.parents[1].name == "words"
 
 
 def test_the_table_has_means_deviations_and_no_silence(comparison):

@@ -2,7 +2,8 @@
  *     arecord -q -t raw -f S16_LE -r 16000 | ./listen MODEL [DEPTH [THRESHOLD]]
  * Reads 16-bit little-endian mono PCM, moves a window over it, averages
  * posteriors over the last four and prints a keyword that reaches the
- * threshold; then not again until none of them has heard what that one has. */
+ * threshold; then not again until none of them has heard what that one has.
+ * What is shorter than a window is not heard. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,6 +106,8 @@ int main(int argc, char **argv)
     pcm = malloc(samples * sizeof *pcm);
     features = malloc((size_t)info.frames * (size_t)info.mels);
     heard = read_pcm(pcm, samples);
+    if (heard > 1 && pcm[0] == 0x4952 && pcm[1] == 0x4646) /* RIFF */
+        fail("input", "a WAV file: give it to spot, here go bare samples");
     for (n = 0; heard == samples; n++) {
         const double at = (double)n * (double)step;
 

@@ -223,9 +223,9 @@ def markdown(report):
         "",
         "Networks with a time are files: 1-bit ones run in C from PCM, fp32 "
         "and int8 ones in ONNX Runtime, and the time is the CPU's for one "
-        "clip, features given, one thread. A 1-bit network's first row has the bytes "
-        "of all its depths in one file, the others those of that depth alone. "
-        "The others run in PyTorch, at 4 bytes a parameter.",
+        "clip, features given, one thread. A 1-bit network's first row has "
+        "the bytes of all its depths in one file, the others those of that "
+        "depth alone. The others run in PyTorch, at 4 bytes a parameter.",
     ]
     if report["differences"]:
         lines += [

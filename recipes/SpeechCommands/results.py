@@ -5,6 +5,8 @@
     python results.py --data_folder=speech_commands --rows teacher best
     python results.py --data_folder=speech_commands --rows mine \\
         --beside predictions/GSC-10.json
+    python results.py --data_folder=recordings --rows best --seeds 1 \\
+        --words lamp heating _unknown_ _silence_
 
 Trains what is not trained yet, teachers before the students that learn from
 them, one process each; runs every network on every test clip at every depth,
@@ -49,7 +51,7 @@ from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.data.features import read_clip
 from speechbrain_bifsmn.data.generated import GENERATED
 from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.data.protocols import PROTOCOLS
+from speechbrain_bifsmn.data.protocols import PROTOCOLS, get_protocol
 from speechbrain_bifsmn.export.check import check_one_bit
 from speechbrain_bifsmn.export.folder import (
     export_folder,
@@ -121,6 +123,7 @@ def plan(args):
         with several jobs hardly any waits.
     """
     prepared = args.results_folder / args.protocol
+    labels = get_protocol(args.protocol, args.words).labels
     best = settings(HPARAMS / ROWS[BEST][1], "data_folder: x")
     data = {key: best[key] for key in DATA}
     # Who teaches: the first row of a YAML.
@@ -133,9 +136,10 @@ def plan(args):
             "data_folder": str(args.data_folder),
             "results_folder": str(args.results_folder),
             "protocol": args.protocol,
-            "classes": len(PROTOCOLS[args.protocol].labels),
+            "classes": len(labels),
             "seed": seed,
             **data,
+            **({"words": labels} if args.words else {}),
         }
         if row not in TEACHERS:
             shared[BUDGET] = best[BUDGET]
@@ -357,7 +361,15 @@ def parse_arguments(arguments):
     )
     parser.add_argument("--data_folder", help="needed unless --rows is empty")
     parser.add_argument("--results_folder", default="results", type=Path)
-    parser.add_argument("--protocol", default="GSC-10", choices=PROTOCOLS)
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--protocol", default="GSC-10", choices=PROTOCOLS)
+    task.add_argument(
+        "--words",
+        nargs="+",
+        metavar="WORD",
+        help="the labels of an own task instead, with _unknown_ and _silence_ "
+        "for classes of all else",
+    )
     parser.add_argument(
         "--rows",
         nargs="*",
@@ -385,6 +397,8 @@ def parse_arguments(arguments):
         "--json", action="store_true", help="print results.json, not the table"
     )
     args = parser.parse_args(arguments)
+    if args.words:
+        args.protocol = "words"
     if args.jobs < 1:
         parser.error("--jobs must be positive")
     unknown = [row for row in args.rows if row not in ROWS]

@@ -15,6 +15,8 @@ SAMPLE_RATE = 16000
 CUT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Who writes a WAV to a pipe does not know its length, and gives one as great.
 UNKNOWN_LENGTH = 0x7FFF0000
+# Of floats, whose full scale is 1; above it they were clipped or overdriven.
+LOUDEST = 100
 
 
 class DataError(ValueError):
@@ -121,7 +123,8 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
     ------
     DataError
         If it is missing, unreadable, empty, a WAV cut off, not mono or at
-        another rate, or has no such samples, or some that are no numbers.
+        another rate, or has no such samples, or some that are no numbers or
+        far from ±1.
     """
     frames = check_audio(path, sample_rate)
     stop = frames if stop is None else stop
@@ -142,6 +145,11 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
         raise DataError(f"{path}: ends after sample {start + len(audio)}")
     if not np.isfinite(audio).all():
         raise DataError(f"{path}: has samples that are no numbers")
+    if np.abs(audio).max() > LOUDEST:
+        raise DataError(
+            f"{path}: its floats are not within ±1: divide them by 32768, if "
+            "they were 16-bit samples"
+        )
     return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
 
 

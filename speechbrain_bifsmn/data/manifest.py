@@ -84,3 +84,25 @@ def read_labels(path):
     list of str
     """
     return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def check_same_labels(name, known, labels):
+    """Refuse labels that are not a network's.
+
+    Arguments
+    ---------
+    name : str or Path
+        What to call the network.
+    known, labels : list of str
+        Its labels, and those of the protocol.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    if labels != known:
+        raise ValueError(
+            f"{name} knows {', '.join(known)}; the protocol asks for "
+            f"{', '.join(labels)}"
+        )

@@ -161,7 +161,7 @@ def prepare_speech_commands(
 
     for kind, count in generated.items():
         if count and not allowed[kind]:
-            logger.warning("%s has no class for %s", protocol.name, kind)
+            logger.warning("%s has no class for %s", protocol, kind)
             generated[kind] = 0
     seconds = -(-samples // sample_rate)
     asked = {
@@ -191,7 +191,7 @@ def prepare_speech_commands(
             "%s is tested on an own draw from the testing speakers, not on "
             "the official test archive: put that beside the data or fetch it "
             "with --download",
-            protocol.name,
+            protocol,
         )
     noises = _noises(
         *(root, stock.get(NOISE, {}), sample_rate, seconds, protocol.silence)
@@ -210,7 +210,7 @@ def prepare_speech_commands(
         split: _count(split, clips, protocol)
         for split, clips in manifests.items()
     }
-    manifests = _measure(manifests, sample_rate)
+    manifests = _measure(manifests, sample_rate, samples)
     clips = generate_clips(
         manifests["train"],
         protocol.keywords,
@@ -304,19 +304,19 @@ def _find_data(data_folder, protocol, download):
         return download_archive(name, data_folder)
     if other:
         raise DataError(
-            f"{data_folder}: has {other[0].name}, but {protocol.name} is of "
-            f"{name}: train.py fetches that with --download=True"
+            f"{data_folder}: has {other[0].name}, but {protocol} is of "
+            f"{name}: --download=True fetches that"
         )
     if not data_folder.is_dir():
         raise DataError(
             f"{data_folder}: there is no such folder: give that of Speech "
-            f"Commands; train.py fetches it with --download=True"
+            f"Commands; --download=True fetches it"
         )
     raise DataError(
-        f"{data_folder}: none of {protocol.name}'s words has a folder here "
+        f"{data_folder}: none of {protocol}'s words has a folder here "
         f"({', '.join(protocol.keywords[:4])} ...): give the folder of Speech "
-        f"Commands, or another protocol or words; train.py fetches the data "
-        f"with --download=True"
+        f"Commands, or another protocol or words; --download=True fetches the "
+        f"data"
     )
 
 
@@ -325,7 +325,7 @@ def _find_test(data_folder, root, protocol, test_folder, download):
     if not protocol.official_test:
         if test_folder:
             raise DataError(
-                f"{test_folder}: {protocol.name} is tested on the data's own "
+                f"{test_folder}: {protocol} is tested on the data's own "
                 f"testing speakers: leave --test_folder out"
             )
         return None
@@ -340,7 +340,7 @@ def _find_test(data_folder, root, protocol, test_folder, download):
         if missing:
             raise DataError(
                 f"{place}: has no {', '.join(missing)}: it is not the "
-                f"official test archive of {protocol.name}"
+                f"official test archive of {protocol}"
             )
         return place
     if test_folder:
@@ -375,7 +375,13 @@ def _read_lists(root):
         "valid": root / "validation_list.txt",
         "test": root / "testing_list.txt",
     }
-    if not all(path.is_file() for path in files.values()):
+    there = [path.name for path in files.values() if path.is_file()]
+    if len(there) == 1:
+        raise DataError(
+            f"{root}: has {there[0]}, but of validation_list.txt and "
+            "testing_list.txt it needs both, or none"
+        )
+    if not there:
         return {}
     return {
         name: split
@@ -404,14 +410,14 @@ def _check_words(parts, protocol, root):
     """Every word that training needs is there, of the right release."""
     if protocol.version == "v0.01" and set(V2_ONLY) & set(parts["train"]):
         raise DataError(
-            f"{root}: is v0.02 of Speech Commands, {protocol.name} is defined "
+            f"{root}: is v0.02 of Speech Commands, {protocol} is defined "
             f"on v0.01: choose another --protocol"
         )
     needed = protocol.keywords + protocol.training_unknowns
     missing = [word for word in needed if word not in parts["train"]]
     if missing:
         raise DataError(
-            f"{root}: {protocol.name} needs folders that are not there: "
+            f"{root}: {protocol} needs folders that are not there: "
             f"{', '.join(missing)}; choose another --protocol, or --words"
         )
     for word in needed:
@@ -525,18 +531,25 @@ def _count(split, clips, protocol):
     counts = Counter(clip.label for clip in clips)
     missing = [label for label in protocol.labels if not counts[label]]
     if missing:
+        shares = {UNKNOWN: "--unknown_percentage"}
+        shares[SILENCE] = "--silence_percentage"
+        raised = [shares[x] for x in missing if x in shares]
+        ways = [f"raise {' and '.join(raised)}"] if raised else []
+        if len(missing) > len(raised):
+            ways.append(
+                "have more speakers, or say yourself who is where: beside the "
+                "word folders, in validation_list.txt and testing_list.txt, a "
+                "line WORD/FILE.wav for each clip that does not train"
+            )
         raise DataError(
-            f"the {split} split has {len(counts)} of {protocol.name}'s "
+            f"the {split} split has {len(counts)} of {protocol}'s "
             f"{len(protocol.labels)} labels, no clip of {', '.join(missing)}: "
-            f"add clips, raise --unknown_percentage or --silence_percentage, "
-            f"choose others with --words, or prepare with prepare.py, which "
-            f"has --validation_percentage and --testing_percentage, too, and "
-            f"train with --prepared_folder and --skip_prep=True"
+            f"{'; and '.join(ways)}"
         )
     return {label: counts[label] for label in protocol.labels}
 
 
-def _measure(manifests, rate):
+def _measure(manifests, rate, samples):
     """Look at every file once; fill in where it stops."""
     whole = {
         clip.path
@@ -549,6 +562,15 @@ def _measure(manifests, rate):
         frames = pool.map(lambda path: check_audio(path, rate), paths)
         frames = tqdm(frames, "Checking clips", len(paths), unit=" clips")
         stops = dict(zip(paths, frames, strict=True))
+    longer = [path for path in paths if stops[path] > samples]
+    if longer:
+        logger.warning(
+            "%s and %d other clips are longer than %d samples: cut them to the "
+            "word, or train with a longer window (--samples)",
+            longer[0],
+            len(longer) - 1,
+            samples,
+        )
     return {
         split: [
             replace(clip, stop=clip.stop or stops[clip.path]) for clip in clips

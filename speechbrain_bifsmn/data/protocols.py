@@ -60,6 +60,10 @@ class Protocol:
     training_unknowns: tuple = ()
     dropped: tuple = ()
 
+    def __str__(self):
+        """What messages call it."""
+        return "the word list" if self.name == "words" else self.name
+
     @property
     def labels(self):
         """Class names, in the order of the network's outputs."""

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 
 from speechbrain_bifsmn.data.features import read_clip
-from speechbrain_bifsmn.data.manifest import read_manifest
-from speechbrain_bifsmn.evaluation import protocol_labels
+from speechbrain_bifsmn.data.manifest import (
+    check_same_labels,
+    read_labels,
+    read_manifest,
+)
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.metrics import summarize
@@ -62,7 +65,8 @@ def evaluate_onnx(trained, prepared, folder, clips=500):
     spotter = KeywordSpotter.from_hparams(trained)
     prepared, folder = Path(prepared), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    labels = protocol_labels(prepared, trained, spotter.labels)
+    labels = read_labels(prepared / "labels.txt")
+    check_same_labels(trained, spotter.labels, labels)
     rows = read_manifest(prepared / "train.csv")
     calibration = _features(spotter, rows[:: -(-len(rows) // clips)])
     rows = read_manifest(prepared / "test.csv")

@@ -24,7 +24,7 @@ MISSING = (
 )
 
 # Codes of enum bifsmn_error that do not concern the file.
-ERROR_SAMPLES, ERROR_DEPTH, ERROR_KERNELS = 14, 15, 16
+ERROR_SAMPLES, ERROR_DEPTH = 14, 15
 
 TRACE = ctypes.CFUNCTYPE(
     None,
@@ -111,6 +111,14 @@ def kernel_names():
     return names
 
 
+def unknown_kernels(name):
+    """What to say of kernels that cannot run here."""
+    return (
+        f"no kernels of the name {name} (BIFSMN_KERNEL) run here: there are "
+        + ", ".join(kernel_names())
+    )
+
+
 class NativeEngine:
     """One model in the C runtime.
 
@@ -158,10 +166,8 @@ class NativeEngine:
             )
         )
         kernel = kernel or os.environ.get("BIFSMN_KERNEL")
-        if kernel:
-            self._check(
-                self._lib.bifsmn_use_kernels(self._net, kernel.encode())
-            )
+        if kernel and self._lib.bifsmn_use_kernels(self._net, kernel.encode()):
+            raise ValueError(unknown_kernels(kernel))
         self.info = Info()
         self._check(self._lib.bifsmn_info(self._net, ctypes.byref(self.info)))
         self.kernels = self.info.kernels.decode()
@@ -339,8 +345,6 @@ class NativeEngine:
         if error == ERROR_DEPTH:
             depths = ", ".join(map(str, self.depths))
             raise ValueError(f"{message}; it can at {depths}")
-        if error == ERROR_KERNELS:
-            raise ValueError(f"{message}: {', '.join(kernel_names())}")
         if error == ERROR_SAMPLES:
             raise ValueError(message)
         raise ModelFileError(message)

@@ -56,7 +56,7 @@ class LogMel(nn.Module):
         win_length=None,
         hop_length=512,
         n_mels=32,
-        f_min=0.0,
+        f_min=20.0,
         f_max=None,
         floor=1e-10,
         offset=40.0,

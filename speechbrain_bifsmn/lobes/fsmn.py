@@ -228,6 +228,8 @@ class DFSMN(nn.Module):
     ):
         super().__init__()
         depths = _checked_depths(depths or [layers], layers)
+        if isinstance(private, str):
+            raise ValueError(f"private is a list of norms, not {private!r}")
         unknown = set(private) - {"memory", "pointwise1", "pointwise2"}
         if unknown:
             raise ValueError(
@@ -239,6 +241,8 @@ class DFSMN(nn.Module):
         self.depths = depths
         self.private = tuple(private)
         quantizers = weight_quantizer, activation_quantizer
+        if not isinstance(conv_channels, Sequence) or len(conv_channels) != 2:
+            raise ValueError(f"conv_channels are two, not {conv_channels!r}")
         first, second = conv_channels
         self.conv1 = Conv2d(1, first, kernel, stride)
         # Before a binary layer only the sign matters.
