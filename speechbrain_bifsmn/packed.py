@@ -1,4 +1,4 @@
-"""1-bit layers in PyTorch at the speed of 1 bit: ``pack`` a trained model.
+"""1-bit layers in PyTorch that compute with bits: ``pack`` a trained model.
 
 ``pack`` returns a copy of any module in which the binary layers run in the
 compiled core, by XOR and popcount on packed bits. For evaluation and for
