@@ -234,10 +234,13 @@ def plot_results(networks, path):
     colors = cycle(plt.get_cmap("tab20").colors)
     for color, (name, row) in zip(colors, networks.items(), strict=False):
         style = {"color": color, "lw": 0.7, "ms": 4, "capsize": 3}
-        for axes, key in ((left, "bytes"), (right, "microseconds")):
+        for axes, key, unit in (
+            (left, "bytes", 1000),
+            (right, "microseconds", 1),
+        ):
             points = [
                 (
-                    depth[key],
+                    depth[key] / unit,
                     depth["accuracy"]["mean"],
                     depth["accuracy"]["std"] or 0,
                 )
@@ -257,7 +260,7 @@ def plot_results(networks, path):
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.xaxis.set_minor_formatter("")
     left.set(
-        xlabel="bytes, every depth; the deepest with all", ylabel="accuracy, %"
+        xlabel="kB, every depth; the deepest with all", ylabel="accuracy, %"
     )
     right.set(xlabel="µs a clip, every depth")
     left.legend(frameon=False, fontsize=8)
