@@ -74,6 +74,21 @@ def check_depth_weights(weights, depths):
         )
 
 
+def check_hparams(hparams):
+    """Refuse hyperparameters without a key that the Brain reads.
+
+    Raises
+    ------
+    ValueError
+    """
+    missing = BRAIN_KEYS - {"thin_depths"} - set(hparams or {})
+    if missing:
+        raise ValueError(
+            f"KeywordBrain reads {', '.join(sorted(missing))} from its "
+            "hparams, too: hparams/bifsmn.yaml has them all"
+        )
+
+
 class _AllDepths(torch.nn.Module):
     """A model that runs at all its depths, as ``update_bn`` calls it."""
 
@@ -100,7 +115,11 @@ class KeywordBrain(sb.Brain):
     ``sig`` (waveforms, augmented and transformed here). It may have the
     teacher's ``logits``. ``modules`` holds ``model``; a teacher is passed
     apart, so that it is neither trained nor switched to train mode.
-    ``hparams.lr_annealing(optimizer)`` is called after each epoch.
+
+    ``hparams`` has ``BRAIN_KEYS``, as in hparams/bifsmn.yaml. Of those
+    ``lr_annealing(optimizer)`` is called after each epoch's validation, and
+    ``wav_augment(wavs, noise)``, if not None, on waveforms in training.
+    Checkpoints are kept by ``error``: ``evaluate(test, min_key="error")``.
 
     Arguments
     ---------
@@ -114,10 +133,22 @@ class KeywordBrain(sb.Brain):
         computed on the fly.
     **kwargs
         For ``speechbrain.Brain``.
+
+    Raises
+    ------
+    ValueError
+        If a hyperparameter is missing or impossible, the teacher is missing or
+        among the modules, or a loss has parameters that are not.
     """
 
     def __init__(self, labels, teacher=None, noise=None, **kwargs):
+        check_hparams(kwargs.get("hparams"))
         super().__init__(**kwargs)
+        if teacher in self.modules.modules():
+            raise ValueError(
+                "the teacher is among the modules, and would be trained: pass "
+                "it apart"
+            )
         if teacher is not None:
             teacher.to(self.device).eval().requires_grad_(False)
         self.teacher = teacher
@@ -136,6 +167,27 @@ class KeywordBrain(sb.Brain):
         ]
         if self.teacher is None and needs_teacher(self.losses):
             raise ValueError("distillation needs a teacher")
+        theirs = {p for loss in self.losses for p in loss.parameters()}
+        if theirs - set(self.modules.parameters()):
+            raise ValueError(
+                "a loss has parameters that nothing trains: put what it "
+                "projects with into modules, too"
+            )
+
+    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
+        """As the base class, but that what ends an epoch needs validation.
+
+        Raises
+        ------
+        ValueError
+            Without a validation set.
+        """
+        if valid_set is None:
+            raise ValueError(
+                "KeywordBrain needs a valid_set: rates are annealed and "
+                "checkpoints kept after validation"
+            )
+        super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
 
     def compute_forward(self, batch, stage):
         """Features, and the model's logits and features at every depth."""

@@ -202,6 +202,7 @@ def high_frequency(x, levels):
     tensor([[[-1.,  1.],
              [-1.,  1.]]])
     """
+    check_axes(x)
     _, height, width = x.shape
     side = 2**levels
     padded = F.pad(x, [0, -width % side, 0, -height % side])
@@ -307,6 +308,20 @@ def energy_distance(x, target, norm):
     """
     check_shapes(x, target)
     return _EnergyDistance.apply(x.float(), target, norm)
+
+
+def check_axes(features):
+    """Refuse features that are not [batch, time, channels].
+
+    Raises
+    ------
+    ValueError
+    """
+    if features.dim() != 3:
+        raise ValueError(
+            "losses that compare layers take them as [batch, time, channels], "
+            f"not {list(features.shape)}"
+        )
 
 
 def check_shapes(ours, theirs, sizes="frames and channels"):
@@ -492,4 +507,5 @@ class AttentionTransfer(Distillation):
         return (ours - theirs).norm(dim=1).mean()
 
     def _attention(self, x):
+        check_axes(x)
         return F.normalize(x.float().square().sum(2), dim=1)

@@ -277,10 +277,15 @@ def network_yaml(path, overrides):
     Raises
     ------
     HyperparameterError
-        If the YAML lacks a key that inference needs.
+        If the YAML lacks a key that inference needs, or a value for one.
     """
-    with open(path, encoding="utf-8") as f:
-        resolved = resolve_references(f, overrides)
+    try:
+        with open(path, encoding="utf-8") as f:
+            resolved = resolve_references(f, overrides)
+    except ValueError as error:
+        raise HyperparameterError(
+            f"{path}: {error}: give it in the overrides, as 'data_folder: x'"
+        ) from error
     yaml = YAML()
     document = yaml.load(resolved)
     for key in (*FRONT_END_KEYS, "model"):

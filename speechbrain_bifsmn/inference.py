@@ -33,7 +33,7 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
     hparams_file : str or Path
         The training YAML.
     overrides : str
-        What the command line changed in it.
+        What the command line changed in it, as YAML: ``data_folder: x``.
     model : nn.Module
         Trained network.
     labels : list of str
@@ -148,7 +148,8 @@ class KeywordSpotter(Pretrained):
             The folder, or a training output folder that has it as ``model``;
             the network in the package, if not given.
         **kwargs
-            See ``Pretrained.from_hparams``.
+            See ``Pretrained.from_hparams``; ``savedir`` is not used, since
+            nothing is fetched.
 
         Returns
         -------
@@ -166,6 +167,8 @@ class KeywordSpotter(Pretrained):
         source = trained_folder(source)
         weights = source / "model.ckpt"
         read_weights(weights)
+        # Files that another folder left there would be taken for this one's.
+        kwargs.pop("savedir", None)
         try:
             spotter = super().from_hparams(str(source), **kwargs)
         except RuntimeError as error:
@@ -186,6 +189,10 @@ class KeywordSpotter(Pretrained):
                 f"{source / 'hyperparams.yaml'}"
                 + (f" has no key {error}" if missing else f": {_line(error)}")
             ) from error
+        if kwargs.get("download_only"):
+            return spotter
+        # Unfrozen, it would come in train mode.
+        spotter.mods.eval()
         # SpeechBrain only warns of weights that are missing or left over.
         load_weights(weights, spotter.hparams.model)
         spotter.labels = read_labels(source / "labels.txt")
@@ -228,7 +235,8 @@ class KeywordSpotter(Pretrained):
         wavs = torch.nn.functional.pad(wavs.to(self.device), [0, missing])
         with torch.no_grad():
             feats = self.mods.log_mel(wavs)
-            return self.mods.model(feats, depth=depth).softmax(-1)
+            chosen = {} if depth is None else {"depth": depth}
+            return self.mods.model(feats, **chosen).softmax(-1)
 
     def classify_file(self, path, depth=None):
         """Keyword and probability of a sound file of at most one window.

@@ -7,7 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from speechbrain_bifsmn.brain import KeywordBrain, check_depth_weights, sb
+from speechbrain_bifsmn.brain import (
+    BRAIN_KEYS,
+    KeywordBrain,
+    check_depth_weights,
+    sb,
+)
 from speechbrain_bifsmn.distillation import SubNetworkDistillation
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.quantizers import WEIGHTS, make
@@ -192,3 +197,36 @@ def test_an_epoch_is_judged_by_weighted_recalls_and_rates_stay_apart():
 def test_weights_of_depths_are_numbers(weights):
     with pytest.raises(ValueError, match="are numbers"):
         check_depth_weights(weights, [2, 1])
+
+
+def brain(**changes):
+    """A Brain of a small student, and what it was made of."""
+    hparams = dict.fromkeys(BRAIN_KEYS) | {
+        "depth_weights": [1.0] * 3,
+        "distillation": [],
+        "norm_batches": 1,
+    }
+    model = changes.pop("model", None) or tiny_bifsmn()
+    teacher = changes.pop("teacher", None)
+    return KeywordBrain(
+        ["a", "b"],
+        teacher,
+        modules={"model": model, **changes.pop("modules", {})},
+        hparams=hparams | changes,
+    )
+
+
+def test_what_a_brain_lacks_is_named():
+    hparams = dict.fromkeys(BRAIN_KEYS - {"seed"})
+    with pytest.raises(ValueError, match="KeywordBrain reads seed from"):
+        KeywordBrain(["a"], hparams=hparams)
+    with pytest.raises(ValueError, match="needs a valid_set"):
+        brain().fit([1], [])
+    teacher = tiny_bifsmn()
+    with pytest.raises(ValueError, match="teacher is among the modules"):
+        brain(teacher=teacher, modules={"teacher": teacher})
+    loss = SubNetworkDistillation(1.0)
+    loss.projection = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="parameters that nothing trains"):
+        brain(distillation=[loss])
+    brain(distillation=[loss], modules={"projection": loss.projection})

@@ -120,7 +120,13 @@ def test_a_trained_folder_can_be_moved(results, tmp_path):
     before = sorted(moved.iterdir())
     clip = np.zeros(8000, np.float32)
     soundfile.write(tmp_path / "quiet.wav", clip, 16000)
-    spotter = KeywordSpotter.from_hparams(moved)
+    # Not what another folder left there, nor in train mode.
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/hyperparams.yaml").write_text("of: another")
+    spotter = KeywordSpotter.from_hparams(
+        moved, savedir=tmp_path / "cache", freeze_params=False
+    )
+    assert not spotter.mods.training
     label, probability = spotter.classify_file(tmp_path / "quiet.wav", depth=1)
     with pytest.raises(ValueError, match="divide 16-bit samples by 32768"):
         spotter.classify_batch(torch.zeros(1, 8000, dtype=torch.int16))

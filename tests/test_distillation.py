@@ -238,3 +238,9 @@ def test_who_teaches_learns_nothing(loss):
     loss(*learners[0], loss.targets(*learners[1])).backward()
     gradients = [(x.grad, f[0].grad) for x, f in learners]
     assert gradients[0] != (None, None) and gradients[1] == (None, None)
+
+
+@pytest.mark.parametrize("loss", [HED, FID, AttentionTransfer])
+def test_maps_that_are_no_frames_are_refused(loss):
+    with pytest.raises(ValueError, match=r"channels\], not \[2, 3, 4, 5\]"):
+        loss().targets(torch.zeros(2, 4), [torch.randn(2, 3, 4, 5)])

@@ -619,6 +619,12 @@ def test_a_yaml_without_a_front_end_makes_no_folder(tmp_path):
     assert not list(folder.glob("*"))
 
 
+def test_a_value_that_nobody_gave_is_asked_for(tmp_path):
+    with pytest.raises(HyperparameterError, match="data_folder.*overrides"):
+        save_trained(tmp_path / "out", YAML, "", tiny_bifsmn(), LABELS, {})
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_a_full_disk_leaves_the_folder_as_it_was(trained, monkeypatch):
     def save(state, file):
         file.write(b"half")

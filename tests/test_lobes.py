@@ -3,13 +3,16 @@
 import copy
 import doctest
 import importlib
+import re
 import socket
+import textwrap
 
 import numpy as np
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+import speechbrain_bifsmn.quantizers
 from speechbrain_bifsmn.depths import layers_of
 from speechbrain_bifsmn.layers import Conv2d, Memory, PerDepth
 from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
@@ -47,6 +50,39 @@ def test_every_example_in_the_docstrings_runs(name):
     module = importlib.import_module(f"speechbrain_bifsmn.{name}")
     result = doctest.testmod(module, extraglobs={"torch": torch})
     assert result.attempted > 0 and result.failed == 0
+
+
+def test_the_training_loop_in_the_docstring_trains_all_parameters():
+    text = speechbrain_bifsmn.quantizers.__doc__
+    code = textwrap.dedent(re.search(r"::\n\n(    .*?)\n\n\S", text, re.S)[1])
+    method = dict.fromkeys(["weight_quantizer", "activation_quantizer"], "lsq")
+    model = tiny_bifsmn(**method)
+    before = copy.deepcopy(model.state_dict())
+    names = vars(speechbrain_bifsmn.quantizers) | {
+        "torch": torch,
+        "cross_entropy": torch.nn.functional.cross_entropy,
+        "model": model,
+        "lr": 0.1,
+        "epochs": 1,
+        "batches": [(torch.randn(8, 32, 20), torch.randint(4, (8,)))] * 2,
+    }
+    exec(code, names)
+    same = [
+        name
+        for name, _ in model.named_parameters()
+        if torch.equal(model.state_dict()[name], before[name])
+    ]
+    assert not same
+    rates = {group["lr"] for group in names["optimizer"].param_groups}
+    assert len(rates) == 2
+
+
+def test_a_copy_of_a_binary_network_is_that_network():
+    model = tiny_bifsmn(weight_quantizer="lsq", activation_quantizer="lsq")
+    other = tiny_bifsmn(1, weight_quantizer="lsq", activation_quantizer="lsq")
+    other.copy_weights(model)
+    x = torch.randn(3, model.frames, model.n_mels)
+    assert torch.equal(other(x), model(x))
 
 
 def test_unknown_binarizer_is_named():

@@ -209,13 +209,16 @@ def test_recordings_longer_than_the_window_are_refused(archive, tmp_path):
         train("dfsmn.yaml", tmp_path / "data", tmp_path)
 
 
-def test_a_damaged_cache_is_named(archive, tmp_path):
+def test_a_damaged_or_clipped_cache_is_named(archive, tmp_path, caplog):
     wav = next((archive / "low").iterdir())
     manifest = tmp_path / "one.csv"
     manifest.write_text(
         f"ID,duration,wav,start,stop,label\na,1,{wav},0,16000,low\n"
     )
     path = CachedFeatures(manifest, tmp_path, LogMel()).path
+    assert "outside of what int8 holds" not in caplog.text
+    CachedFeatures(manifest, tmp_path, LogMel(offset=0.0, scale=1.0))
+    assert "outside of what int8 holds, ±3.97" in caplog.text
     for damaged in path.read_bytes()[:200], b"":
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=f"{path} is damaged"):
@@ -591,6 +594,15 @@ def test_comments_and_paths_may_have_any_signs(tmp_path):
     path.write_text(text + "other: 1  # !ref <other>\n")
     with pytest.raises(ValueError, match="nothing reads the key 'other'"):
         load_train().main([str(path), f"--data_folder={tmp_path}"])
+
+
+def test_workers_that_never_see_another_epoch_are_refused(archive, tmp_path):
+    options = "{batch_size: 4, num_workers: 1, persistent_workers: True}"
+    with pytest.raises(ValueError, match="persistent_workers would read"):
+        train(
+            *("dfsmn.yaml", archive, tmp_path),
+            f"--train_dataloader_opts={options}",
+        )
 
 
 def test_wrong_settings_are_named(archive, tmp_path):

@@ -63,6 +63,7 @@ from speechbrain_bifsmn.hyperparameters import (
     settings,
 )
 from speechbrain_bifsmn.inference import save_trained
+from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 from speechbrain_bifsmn.teachers import Ensemble, digests, load_teachers
 
@@ -489,6 +490,18 @@ def check(hparams):
         raise ValueError(
             f"--thin_depths must be from 1 to {thin}, the number of depths "
             f"but for the deepest, not {hparams['thin_depths']}"
+        )
+    if not isinstance(hparams["log_mel"], LogMel):
+        raise ValueError(
+            f"log_mel is a {type(hparams['log_mel']).__name__}: this program "
+            "trains on speechbrain_bifsmn.lobes.features.LogMel"
+        )
+    if hparams["cache_features"] and hparams["train_dataloader_opts"].get(
+        "persistent_workers"
+    ):
+        raise ValueError(
+            "persistent_workers would read the first epoch's copies in every "
+            "epoch: leave them out, or pass --cache_features=False"
         )
     frames = -(-hparams["samples"] // hparams["hop_length"])
     if hparams["frames"] != frames:

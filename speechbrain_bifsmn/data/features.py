@@ -1,11 +1,12 @@
 """Features computed once: every clip, in several augmented copies, as int8.
 
-The network reads int8 features, so nothing is lost by storing them so, and a
-cached epoch costs no FFT: two cores are enough to train.
+A 1-bit network reads int8 features, so nothing is lost by storing them so, and
+a cached epoch costs no FFT: two cores are enough to train.
 """
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from speechbrain_bifsmn.data.audio import DataError, read_audio, read_window
 from speechbrain_bifsmn.data.manifest import read_manifest
 from speechbrain_bifsmn.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 
 def read_clip(row, samples, sample_rate=16000):
@@ -55,6 +58,8 @@ def read_noise(manifest, sample_rate=16000):
 # Raised by whoever changes what the same settings give: here, in LogMel or in
 # ClipAugment.
 FORMAT = 2
+# Of the features, before it is said.
+MOST_CLIPPED = 0.05
 
 
 class CachedFeatures:
@@ -206,6 +211,7 @@ class CachedFeatures:
         on_cpu = self.device.type == "cpu"
         batch = self.cpu_batch if on_cpu else self.gpu_batch
         starts = range(0, len(self.rows), batch)
+        clipped = 0
         for start in tqdm(starts, desc=f"features {name}", leave=False):
             rows = self.rows[start : start + batch]
             clips = [read_clip(row, self.samples, rate) for row in rows]
@@ -216,6 +222,14 @@ class CachedFeatures:
                     heard = self.augment(wavs, noise)
                 steps = self._steps(log_mel(heard)).cpu().numpy()
                 out[copy, start : start + len(rows)] = steps
+                clipped += np.isin(steps, (-128, 127)).sum()
+        if clipped > MOST_CLIPPED * out.size:
+            logger.warning(
+                "%.0f %% of the features lie outside of what int8 holds, ±%.2f: "
+                "scale them with --level_offset and --level_scale",
+                100 * clipped / out.size,
+                127 * self.step,
+            )
 
     def _steps(self, features):
         """Features as int8."""

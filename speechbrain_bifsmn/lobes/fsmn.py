@@ -408,7 +408,11 @@ class DFSMN(nn.Module):
         for name, ours in self.state_dict().items():
             parts = name.split(".")
             if "_quantizer." in name or parts[-1] in ("before", "after"):
-                continue  # of the method, not of the network
+                # Of the method, not of the network: if both have the same.
+                value = theirs.get(name)
+                if value is not None and value.shape == ours.shape:
+                    copies.append((ours, value))
+                continue
             if name not in theirs:
                 # A norm at one of our depths: theirs is shared, or private
                 # to their deepest.

@@ -6,10 +6,27 @@ only signs, scales and thresholds exist. Methods are looked up by name, for
 weights (``WEIGHTS``) and for activations (``ACTIVATIONS``) separately; each
 docstring gives forward, gradient, schedule or loss, what it folds to, source.
 
-A training loop of one's own calls ``set_progress(model, fraction)`` before each
-epoch, adds ``auxiliary_loss(model)`` to its loss and gives its optimizer
-``parameter_groups(model)``, as ``KeywordBrain`` does: some methods have a
-schedule or a loss, or parameters that no weight decay may touch.
+Some methods have a schedule, a loss, or parameters that learn slower and that
+no weight decay may touch. ``KeywordBrain`` sees to it; a training loop of one's
+own does as here, for a model that runs at several depths::
+
+    slow = parameter_groups(model)
+    apart = {p for group in slow for p in group["params"]}
+    rest = [p for p in model.parameters() if p not in apart]
+    for group in slow:
+        group["lr"] = lr * group["lr_factor"]
+    optimizer = torch.optim.AdamW([{"params": rest}, *slow], lr)
+    for epoch in range(epochs):
+        set_progress(model.train(), epoch / epochs)
+        for feats, target in batches:
+            outputs = model(feats, depth=model.depths)
+            loss = sum(cross_entropy(y, target) for y, _ in outputs.values())
+            (loss + auxiliary_loss(model)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+A last pass with ``torch.optim.swa_utils.update_bn`` measures the norms of the
+network as it is: one step flips many weights.
 
 A new method is a subclass of ``WeightQuantizer`` or ``ActivationQuantizer``
 and a line in a table below.
