@@ -225,8 +225,8 @@ class CachedFeatures:
                 clipped += np.isin(steps, (-128, 127)).sum()
         if clipped > MOST_CLIPPED * out.size:
             logger.warning(
-                "%.0f %% of the features lie outside of what int8 holds, ±%.2f: "
-                "scale them with --level_offset and --level_scale",
+                "%.0f %% of the features are outside of what int8 holds, "
+                "±%.2f: scale them with --level_offset and --level_scale",
                 100 * clipped / out.size,
                 127 * self.step,
             )
