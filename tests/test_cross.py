@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from speechbrain_bifsmn import cli
 from tests.test_native import (
     SHAPES,
     STACK_FLAGS,
@@ -170,3 +171,23 @@ def test_no_fused_operations(tmp_path):
             fused.add(function)
     kernels = {name for name in fused if "__neon" in name or "bifsmn" in name}
     assert kernels <= {"head__neon_4x16"}
+
+
+@pytest.mark.parametrize("target", ["arm-linux-gnueabihf", AARCH64])
+def test_no_compiler_fuses_what_rounds_twice(target, tmp_path, capsys):
+    """As a project compiles that knows nothing of it, GNU C by default."""
+    see_to(target)
+    cli.main(["export", "--package", str(tmp_path)])
+    flags = "-O3 -mthumb -mfpu=vfpv4" if target.startswith("arm-") else "-O3"
+    lines = output(
+        *("make", "-C", tmp_path, "check", f"CC={target}-gcc"),
+        *("STANDARD=-std=gnu99", f"CFLAGS={flags}", "LDFLAGS=-static"),
+        f"RUN={emulator(target)}",
+    )
+    assert any("stages compared" in x and " 0 differ" in x for x in lines)
+    done = subprocess.run(
+        [f"{target}-gcc", "-ffast-math", "-c", tmp_path / "bifsmn.c"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode and "without -ffast-math" in done.stderr

@@ -19,9 +19,9 @@
  * time; handles that share a file are independent.
  *
  * Build: any C99 compiler, bifsmn.c (in the repository csrc/src/ *.c with this
- * folder in the include path), and -lm. Give -ffp-contract=off (gcc fuses
- * multiply and add by default on machines that can), no -ffast-math, and on
- * 32-bit x86 -msse2 -mfpmath=sse: then the network computes the same bits on
+ * folder in the include path), and -lm. Give no -ffast-math, on 32-bit x86
+ * -msse2 -mfpmath=sse, and to compilers other than gcc and clang what
+ * -ffp-contract=off is to them: then the network computes the same bits on
  * every machine, the scores but for their last. */
 
 #ifndef BIFSMN_H
@@ -71,7 +71,8 @@ typedef struct bifsmn bifsmn;
 BIFSMN_API int bifsmn_workspace_size(const void *file, size_t file_size,
                                      size_t *bytes);
 
-/* Check the whole file and make a handle. Any address will do for either. */
+/* Check the whole file and make a handle. Any address will do for either. It
+ * fills tables with cosines in double precision: once, not for each decision. */
 BIFSMN_API int bifsmn_open(const void *file, size_t file_size,
                            void *workspace, size_t workspace_size,
                            bifsmn **net);
@@ -122,7 +123,10 @@ BIFSMN_API int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
 
 /* The same for a later window of a stream, `hops` times `hop_length` samples
  * after the one that `features` are of: frames that both have stay, and take
- * no time. The features are those that bifsmn_features gives. */
+ * no time. The features are those that bifsmn_features gives. Neither keeps
+ * pcm, but each wants the window in one piece: let DMA write behind it, into a
+ * buffer of some steps more, and move the rest to its start when that is full.
+ * Where a step is no multiple of hop_length, bifsmn_features takes it all. */
 BIFSMN_API int bifsmn_features_next(bifsmn *net, const int16_t *pcm,
                                     size_t samples, size_t hops,
                                     int8_t *features);

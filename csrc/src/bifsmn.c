@@ -37,13 +37,15 @@ const char *bifsmn_message(int error)
     return messages[error];
 }
 
-/* The workspace: the handle, the front end's tables, the network's arrays. */
+/* The workspace: the handle, the front end's tables, the network's arrays. Of
+ * those two one runs after the other, in memory that they share. */
 static struct bifsmn *place(struct bifsmn *net, struct arena *arena)
 {
     struct bifsmn *home = arena_take(arena, 1, sizeof *home);
 
     bifsmn_frontend_place(&net->frontend, &net->model, arena);
     bifsmn_network_place(net, arena);
+    net->frontend.buffer = (float *)net->gathered;
     return home;
 }
 

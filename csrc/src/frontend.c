@@ -6,6 +6,8 @@
  * writes the other in an order that leaves the result sorted, with no bit
  * reversal and with inner loops that compilers vectorize. */
 
+#include "rounding.h"
+
 #include "frontend.h"
 
 #include <math.h>
@@ -33,7 +35,6 @@ void bifsmn_frontend_place(struct frontend *f, const struct model *m,
     f->twiddle = arena_take(arena, 6 * (m->n_fft / 8), sizeof *f->twiddle);
     f->first = arena_take(arena, m->mels + 2, sizeof *f->first);
     f->rise = arena_take(arena, m->n_fft / 2 + 1, sizeof *f->rise);
-    f->buffer = arena_take(arena, 2 * m->n_fft, sizeof *f->buffer);
 }
 
 /* Every bin lies between two edges, so it feeds two bands: `rise` of its power

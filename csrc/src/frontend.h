@@ -15,10 +15,10 @@ struct frontend {
     float *twiddle;  /* [3][2][n_fft/8] cos, sin(2 pi i (1 + j) / (n_fft/2)) */
     uint32_t *first; /* [M0 + 2] first bin at or above each mel edge */
     float *rise;     /* [n_fft/2 + 1] 0..1 from the edge below to that above */
-    float *buffer;   /* [2][n_fft] */
+    float *buffer;   /* [2][n_fft], memory that somebody else may use, too */
 };
 
-/* Take the arrays from the arena, then fill the tables. */
+/* Take the tables from the arena, then fill them. */
 void bifsmn_frontend_place(struct frontend *f, const struct model *m,
                            struct arena *arena);
 void bifsmn_frontend_fill(struct frontend *f, const struct model *m);

@@ -13,6 +13,8 @@
 #ifndef BIFSMN_KERNELS_H
 #define BIFSMN_KERNELS_H
 
+#include "rounding.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -11,9 +11,8 @@
  * run on every vector pipe, widening additions only on some, so bytes are
  * widened only where they would overflow.
  *
- * The inner loops are assembly, because compilers spill and shuffle there:
- * they cost from 10 to 60 % more as intrinsics, differently with every
- * compiler. Everything around them is C. They take the shapes of the default
+ * The inner loops are assembly, because compilers spill and shuffle there: as
+ * intrinsics they cost more, differently with every compiler. Everything around them is C. They take the shapes of the default
  * network; other shapes, and positions that do not fill a tile, have kernels
  * in C (8x1), or those of the scalar table. */
 

@@ -5,8 +5,9 @@
  * differ for each, d[64], then what follows from d. The inner loops go over
  * the block, so that compilers can use whatever vectors there are. */
 
-#include "bytes.h"
 #include "kernels.h"
+
+#include "bytes.h"
 
 enum { BLOCK_SCALAR = 64, I8_OUTPUTS_SCALAR = 16, I8_TAPS_SCALAR = 32 };
 
@@ -218,6 +219,40 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
         }
 }
 
+/* Differing taps of 64 channels at position m of M; x and w are their word of
+ * the first position and tap, `row` words before that of the next. They are
+ * counted in the bytes of words, eight channels at once: byte b of count[i] is
+ * that of channel 8 b + i, and of at most 255 taps. */
+static void memory_differences__scalar(size_t m, size_t M, size_t row,
+                                       size_t taps, size_t left,
+                                       size_t dilation, const uint64_t *x,
+                                       const uint8_t *w,
+                                       uint32_t d[BLOCK_SCALAR])
+{
+    enum { MOST_COUNTED = 255 };
+    const uint64_t lowest = 0x0101010101010101u;
+    size_t i, j, b, end;
+
+    memset(d, 0, 4 * BLOCK_SCALAR);
+    for (j = 0; j < taps;) {
+        uint64_t count[8] = {0};
+
+        end = j + min_size(taps - j, MOST_COUNTED);
+        for (; j < end; j++) {
+            /* Before the first position this wraps, far beyond M. */
+            const size_t t = m + j * dilation - left * dilation;
+            const uint64_t inputs = t < M ? x[t * row] : ~(uint64_t)0;
+            const uint64_t differ = inputs ^ load_u64(w + 8 * j * row);
+
+            for (i = 0; i < 8; i++)
+                count[i] += differ >> i & lowest;
+        }
+        for (b = 0; b < 8; b++)
+            for (i = 0; i < 8; i++)
+                d[8 * b + i] += (uint32_t)(count[i] >> 8 * b & 255);
+    }
+}
+
 static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
                                         size_t left, size_t dilation,
                                         const uint64_t *x, const uint8_t *w,
@@ -225,23 +260,13 @@ static void b1_memory_real__scalar_1x64(size_t M, size_t N, size_t taps,
                                         float *stream, uint64_t *sign)
 {
     const size_t row = words(N);
-    size_t m, n, i, j;
+    uint32_t d[BLOCK_SCALAR];
+    size_t m, n;
 
     for (m = 0; m < M; m++)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
-            uint32_t d[BLOCK_SCALAR] = {0};
-
-            for (j = 0; j < taps; j++) {
-                /* Before the first position this wraps, far beyond M. */
-                const size_t t = m + j * dilation - left * dilation;
-                const uint64_t inputs =
-                    t < M ? x[t * row + n / 64] : ~(uint64_t)0;
-                const uint64_t differ =
-                    inputs ^ load_u64(w + 8 * (j * row + n / 64));
-
-                for (i = 0; i < BLOCK_SCALAR; i++)
-                    d[i] += (uint32_t)(differ >> i) & 1;
-            }
+            memory_differences__scalar(m, M, row, taps, left, dilation,
+                                       x + n / 64, w + n / 8, d);
             sign[m * row + n / 64] = real_outputs__scalar(
                 min_size(N - n, BLOCK_SCALAR), taps, d, affine + n,
                 affine + N + n, slope, stream + m * N + n);
@@ -288,44 +313,25 @@ static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
             }
 }
 
-/* Counts eight channels in the bytes of a word: byte b of count[i] is that of
- * channel 8 b + i, and of at most 255 taps. */
 static void b1_memory_counts__scalar_1x64(size_t M, size_t N, size_t taps,
                                           size_t left, size_t dilation,
                                           size_t planes, const uint64_t *x,
                                           const uint8_t *w,
                                           const uint32_t *gain, uint32_t *d)
 {
-    enum { MOST_COUNTED = 255 };
-    const uint64_t lowest = 0x0101010101010101u;
     const size_t row = words(N);
-    size_t p, m, n, i, j, b, end;
+    uint32_t count[BLOCK_SCALAR];
+    size_t p, m, n, i;
 
     memset(d, 0, 4 * M * N);
     for (p = 0; p < planes; p++, x += M * row)
         for (m = 0; m < M; m++)
-            for (n = 0; n < N; n += BLOCK_SCALAR)
-                for (j = 0; j < taps;) {
-                    uint32_t *to = d + m * N + n;
-                    uint64_t count[8] = {0};
-
-                    end = j + min_size(taps - j, MOST_COUNTED);
-                    for (; j < end; j++) {
-                        /* Before the first position this wraps, far beyond. */
-                        const size_t t = m + j * dilation - left * dilation;
-                        const uint64_t inputs =
-                            t < M ? x[t * row + n / 64] : ~(uint64_t)0;
-                        const uint64_t differ =
-                            inputs ^ load_u64(w + 8 * (j * row + n / 64));
-
-                        for (i = 0; i < 8; i++)
-                            count[i] += differ >> i & lowest;
-                    }
-                    for (b = 0; b < 8 && n + 8 * b < N; b++)
-                        for (i = 0; i < min_size(N - n - 8 * b, 8); i++)
-                            to[8 * b + i] +=
-                                gain[p] * (uint32_t)(count[i] >> 8 * b & 255);
-                }
+            for (n = 0; n < N; n += BLOCK_SCALAR) {
+                memory_differences__scalar(m, M, row, taps, left, dilation,
+                                           x + n / 64, w + n / 8, count);
+                for (i = 0; i < min_size(N - n, BLOCK_SCALAR); i++)
+                    d[m * N + n + i] += gain[p] * count[i];
+            }
 }
 
 /* 64 bytes of 0 or 1 to a word, the first to its lowest bit. */

@@ -67,6 +67,8 @@ static uint64_t conv2_plane(const struct model *m)
     return (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels);
 }
 
+static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
+
 /* Whether layers count bits first. */
 static int counted(const struct model *m)
 {
@@ -92,7 +94,11 @@ static void place_counts(struct bifsmn *net, struct arena *arena)
         (uint64_t)round_up(T, tile) * max_size(m->channels, m->expansion);
     int i;
 
-    if (m->planes > 1) {
+    if (m->planes == 1) {
+        net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
+        net->p1_threshold = arena_take(
+            arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
+    } else {
         net->conv2_cut =
             arena_take(arena, (uint64_t)m->cuts * m->conv2_channels, 4);
         net->p1_cut = arena_take(
@@ -116,21 +122,20 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     const struct demands most = demands();
     const uint64_t stream =
         (uint64_t)round_up(m->frames2, most.tile) * m->channels;
-    /* What is gathered: by conv2, by fc, or for a trace. Words. */
+    /* What is gathered: by conv2 or fc, for a trace or a transform. Words. */
     const uint64_t conv2 =
         (uint64_t)m->frames2 * m->mels2 * words(area * m->conv1_channels);
     const uint64_t fc =
         (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels);
     const uint64_t inputs = m->planes * (conv2 > fc ? conv2 : fc);
-    const uint64_t gathered = inputs > stream / 2 ? inputs : stream / 2 + 1;
+    const uint64_t outputs = stream / 2 + 1 > m->n_fft ? stream / 2 + 1
+                                                       : m->n_fft;
+    const uint64_t gathered = inputs > outputs ? inputs : outputs;
 
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_threshold = arena_take(arena, m->cuts * m->conv1_channels, 4);
-    net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
     net->fc_affine = arena_take(arena, affine, 4);
     net->memory_affine = arena_take(arena, m->sets[MEMORY] * affine, 4);
-    net->p1_threshold = arena_take(
-        arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
     net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
 
     net->head_weight = arena_take(arena, m->classes * stream, 4);
@@ -219,7 +224,6 @@ static void spread_floats(const struct section *s, size_t rows, size_t N,
 
 static void fill_counts(struct bifsmn *net)
 {
-    static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
     static const enum section_name cuts[CUTS] = {ME_X, P1_X};
     const struct model *m = &net->model;
     const struct section *s = m->section;
@@ -613,7 +617,6 @@ static void run_bits(struct bifsmn *net, struct b1_layer l,
 static void run_real(struct bifsmn *net, struct b1_layer l,
                      const float *affine, int slope, size_t set)
 {
-    static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
     const struct model *m = &net->model;
 
     if (counted(m))
@@ -731,7 +734,8 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
     trace_stream(net, "memory", k);
 
     binarize_stream(net, POINTWISE1_CUT, set->stream, net->sign2);
-    run_bits(net, p1, net->p1_threshold + p1_set * E,
+    run_bits(net, p1,
+             m->planes > 1 ? NULL : net->p1_threshold + p1_set * E,
              m->planes > 1 ? net->p1_cut + p1_set * m->cuts * E : NULL,
              m->section[P1_D].data + p1_set * row_e, net->hidden);
     bifsmn_network_trace(net, "pointwise1", k, net->hidden,

@@ -52,7 +52,8 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    uint64_t *gathered; /* inputs of one GEMM, or the stream for a trace */
+    uint64_t *gathered; /* inputs of one GEMM, the stream for a trace, or what
+                         * the front end transforms */
     float *stream;      /* [T2][C] the residual stream, in tiles */
     uint64_t *sign;    /* [T2][C] its signs */
     uint64_t *sign2;   /* [T2][C] and again: the memory reads other frames */
