@@ -66,8 +66,9 @@ plane after the other.
 
 Take `bifsmn.c`, `bifsmn.h` and `model.h`; the other .c files are programs for
 a PC. Compile them optimized (`-Os` takes the least flash, 16 KB on a
-Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so that no product and sum
-are fused; have 2.1 KB of stack free on 32-bit ARM, 6 KB with NEON or AVX.
+Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so that no
+product and sum are fused; have 2.1 KB of stack free on 32-bit ARM, 6 KB with
+NEON or AVX.
 
     #include "bifsmn.h"
     #include "model.h"
