@@ -12,9 +12,10 @@
  * widened only where they would overflow.
  *
  * The inner loops are assembly, because compilers spill and shuffle there: as
- * intrinsics they cost more, differently with every compiler. Everything around them is C. They take the shapes of the default
- * network; other shapes, and positions that do not fill a tile, have kernels
- * in C (8x1), or those of the scalar table. */
+ * intrinsics they cost more, differently with every compiler. Everything
+ * around them is C. They take the shapes of the default network; other shapes,
+ * and positions that do not fill a tile, have kernels in C (8x1), or those of
+ * the scalar table. */
 
 #include "kernels.h"
 

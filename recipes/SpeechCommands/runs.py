@@ -85,12 +85,12 @@ def train(yaml, output, settings, log):
 
 @dataclass(eq=False)
 class Run:
-    """One training: a row with a seed.
+    """One training.
 
     Arguments
     ---------
     row : str
-        Key of ``ROWS``.
+        What the table calls it.
     seed : int
     yaml : str
         Name in hparams/.
