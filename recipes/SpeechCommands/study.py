@@ -133,11 +133,9 @@ def plan(args):
                 "number_of_epochs": args.epochs,
             }
             teachers = [] if kind == "none" else [teacher]
+            output = study / name
             runs.append(
-                Run(
-                    *(name, args.seed, "bifsmn.yaml", changed),
-                    *(study / name, teachers),
-                )
+                Run(name, args.seed, "bifsmn.yaml", changed, output, teachers)
             )
     return study, runs
 

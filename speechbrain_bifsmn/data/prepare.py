@@ -305,18 +305,18 @@ def _find_data(data_folder, protocol, download):
     if other:
         raise DataError(
             f"{data_folder}: has {other[0].name}, but {protocol} is of "
-            f"{name}: --download=True fetches that"
+            f"{name}: prepare.py --download fetches that"
         )
     if not data_folder.is_dir():
         raise DataError(
             f"{data_folder}: there is no such folder: give that of Speech "
-            f"Commands; --download=True fetches it"
+            f"Commands; prepare.py --download fetches it"
         )
     raise DataError(
         f"{data_folder}: none of {protocol}'s words has a folder here "
         f"({', '.join(protocol.keywords[:4])} ...): give the folder of Speech "
-        f"Commands, or another protocol or words; --download=True fetches the "
-        f"data"
+        f"Commands, or another protocol or words; prepare.py --download "
+        f"fetches the data"
     )
 
 
