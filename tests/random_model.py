@@ -34,7 +34,9 @@ def random_model(seed=0, depths=(8, 4, 2, 1), head_bits=4, half=True, **sizes):
         elif tag == "C1.T":
             array = rng.integers(-50000, 50000, shape)
         elif tag == "GAIN":
-            array = rng.integers(1, 130, shape)
+            array = rng.integers(1, 128, shape)
+            even = rng.random(len(array)) < 0.5  # levels: one counts twice
+            array[even, 0] = 2 * array[even, 1]
             gains = array.sum(1)
             limits["C2.T"] *= gains[0]
             limits["P1.T"] *= gains[3]

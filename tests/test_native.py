@@ -23,6 +23,7 @@ SANITIZED = [
     *("-O1", "-g", "-fsanitize=address,undefined"),
     "-fno-sanitize-recover=all",
 ]
+PORTABLE = "-DBIFSMN_PORTABLE"
 SMALL = {
     "samples": 300,
     "win_length": 60,
@@ -547,10 +548,13 @@ def check_stack(program, folder, most):
             assert 0 < int(stack) <= most, (name, stack)
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_every_stage_under_sanitizers(compiler, tmp_path):
+@pytest.mark.parametrize(
+    ("compiler", "options"), [("gcc", []), ("gcc", [PORTABLE]), ("clang", [])]
+)
+def test_every_stage_under_sanitizers(compiler, options, tmp_path):
     """golden.c reads and writes nowhere else, whatever the flags."""
-    program = build("tests/golden.c", tmp_path / "golden", compiler, *SANITIZED)
+    there = tmp_path / "golden"
+    program = build("tests/golden.c", there, compiler, *SANITIZED, *options)
     for flags in 0, 5, 24, 53, 63:
         file = tmp_path / f"{flags}.bifsmn"
         file.write_bytes(make(flags, flags=flags).to_bytes())
@@ -563,8 +567,10 @@ def test_every_stage_under_sanitizers(compiler, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_fuzz(tmp_path):
-    program = build("tests/fuzz.c", tmp_path / "fuzz", "gcc", *SANITIZED)
+@pytest.mark.parametrize("options", [[], [PORTABLE]])
+def test_fuzz(options, tmp_path):
+    flags = *SANITIZED, *options
+    program = build("tests/fuzz.c", tmp_path / "fuzz", "gcc", *flags)
     tiny = {"frames": 5, "n_mels": 5, "n_fft": 16, "win_length": 16}
     tiny.update(channels=10, expansion=9, left=1, right=0)
     shapes = [

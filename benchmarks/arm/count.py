@@ -2,12 +2,13 @@
 
     python benchmarks/arm/count.py [--json] [--model FILE]
 
-Builds the runtime for aarch64, with NEON kernels and scalar ones, runs it
-under qemu-user with the plugin count.c and prints the instructions of one run
-of the network (features to scores), of each of its kernels and of the front
-end. They are the same on every host with the same compiler. No ARM processor is
-involved: cycles are what llvm-mca models for the instructions that the
-pointwise-1 kernel executed.
+Builds the runtime for aarch64, with NEON kernels and scalar ones, and for
+32-bit ARM (Thumb, as a microcontroller has it), runs it under qemu-user with
+the plugin count.c and prints the instructions of one run of the network
+(features to scores), of each of its kernels and of the front end. They are the
+same on every host with the same compiler. No ARM processor is involved: cycles
+are what llvm-mca models for the instructions that the pointwise-1 kernel
+executed.
 """
 
 import argparse
@@ -20,12 +21,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "benchmarks/arm"
+AARCH64, ARM32 = "aarch64-linux-gnu", "arm-linux-gnueabihf"
 TOOLS = {
     "gcc": "gcc",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-    "aarch64-linux-gnu-objdump": "binutils-aarch64-linux-gnu",
+    f"{AARCH64}-gcc": f"gcc-{AARCH64}",
+    f"{AARCH64}-objdump": f"binutils-{AARCH64}",
+    f"{ARM32}-gcc": f"gcc-{ARM32}",
     "qemu-aarch64": "qemu-user",
+    "qemu-arm": "qemu-user",
 }
+# Which kernels, on which processor, by which name.
+RUNS = {
+    "neon_dot": (AARCH64, "neon_dot"),
+    "neon": (AARCH64, "neon"),
+    "scalar": (AARCH64, "scalar"),
+    "scalar, 32-bit": (ARM32, "scalar"),
+}
+FLAGS = {AARCH64: ["-O3"], ARM32: ["-O2", "-mthumb"]}
 CORES = ("cortex-a53", "cortex-a72", "neoverse-n1")
 GEMM = "b1_gemm_bits__neon_8x16"
 MODEL = "model.bifsmn"
@@ -48,32 +60,33 @@ def run(*command, **options):
 
 
 def build(folder):
-    """The plugin and the driver."""
+    """The plugin, and the driver for each processor."""
     plugin = folder / "count.so"
     run(
         *("gcc", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
         *(HERE / "count.c", "-o", plugin),
     )
-    program = folder / "bench"
-    run(
-        *("aarch64-linux-gnu-gcc", "-std=c99", "-O3", "-static"),
-        *("-ffp-contract=off", f"-I{ROOT / 'csrc/include'}"),
-        *sorted((ROOT / "csrc/src").glob("*.c")),
-        *(HERE / "bench.c", "-lm", "-o", program),
-    )
-    return plugin, program
+    for target, flags in FLAGS.items():
+        run(
+            *(f"{target}-gcc", "-std=c99", *flags, "-static"),
+            *("-ffp-contract=off", f"-I{ROOT / 'csrc/include'}"),
+            *sorted((ROOT / "csrc/src").glob("*.c")),
+            *(HERE / "bench.c", "-lm", "-o", folder / target),
+        )
+    return plugin
 
 
-def execute(plugin, program, what, runs, kernels, trace=None):
+def execute(plugin, target, what, runs, kernels, trace=None):
     """Instructions by function, and addresses in order if traced."""
     out = plugin.with_suffix(".txt")
     options = f"{plugin},out={out}" + (f",trace={trace}" if trace else "")
     # Names and environment lie on the stack, and move what is above them: libc
     # fills memory in other steps then.
     run(
-        *(shutil.which("qemu-aarch64"), "-plugin", options, "-d", "plugin"),
-        *("./bench", MODEL, str(what), str(runs), kernels),
-        cwd=program.parent,
+        shutil.which(f"qemu-{target.split('-')[0]}"),
+        *("-plugin", options, "-d", "plugin"),
+        *(f"./{target}", MODEL, str(what), str(runs), kernels),
+        cwd=plugin.parent,
         env={},
     )
     counts, addresses = {}, []
@@ -86,15 +99,15 @@ def execute(plugin, program, what, runs, kernels, trace=None):
     return counts, addresses
 
 
-def count(plugin, program, what, kernels):
+def count(plugin, target, what, kernels):
     """Instructions of one run, by function: of two runs less those of one."""
-    one, _ = execute(plugin, program, what, 1, kernels)
-    two, _ = execute(plugin, program, what, 2, kernels)
+    one, _ = execute(plugin, target, what, 1, kernels)
+    two, _ = execute(plugin, target, what, 2, kernels)
     counts = {name: two[name] - one.get(name, 0) for name in two}
     return {name: n for name, n in counts.items() if n}
 
 
-def model_cycles(plugin, program, folder):
+def model_cycles(plugin, folder):
     """Modelled cycles of one pointwise-1 GEMM on each core, or None."""
     mca = next(
         (
@@ -111,14 +124,14 @@ def model_cycles(plugin, program, folder):
             file=sys.stderr,
         )
         return None
-    _, addresses = execute(plugin, program, 1, 1, "neon", GEMM)
+    _, addresses = execute(plugin, AARCH64, 1, 1, "neon", GEMM)
     if not addresses:
         print(f"{GEMM} is not part of this network", file=sys.stderr)
         return None
     text = {}
     listing = run(
-        *("aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn"),
-        *(f"--disassemble={GEMM}", program),
+        *(f"{AARCH64}-objdump", "-d", "--no-show-raw-insn"),
+        *(f"--disassemble={GEMM}", folder / AARCH64),
     )
     for line in listing.splitlines():
         address, colon, instruction = line.partition(":\t")
@@ -149,25 +162,26 @@ def model_cycles(plugin, program, folder):
 
 def measure(folder):
     """Everything, as a dictionary, of the model in a folder."""
-    plugin, program = build(folder)
+    plugin = build(folder)
     depths = (8, 4, 2, 1)
-    result = {"instructions": {}}
-    for kernels in ("neon_dot", "neon", "scalar"):
-        result["instructions"][kernels] = {
-            depth: count(plugin, program, depth, kernels) for depth in depths
+    result = {"instructions": {}, "front_end": {}}
+    for name, (target, kernels) in RUNS.items():
+        result["instructions"][name] = {
+            depth: count(plugin, target, depth, kernels) for depth in depths
         }
     # It has no kernels of its own.
-    result["front_end"] = {
-        what: sum(count(plugin, program, what, "neon").values())
-        for what in ("features", "next")
-    }
-    sizes = run("aarch64-linux-gnu-objdump", "-t", program)
+    for target in FLAGS:
+        result["front_end"][target] = {
+            what: sum(count(plugin, target, what, "scalar").values())
+            for what in ("features", "next")
+        }
+    sizes = run(f"{AARCH64}-objdump", "-t", folder / AARCH64)
     result["neon_code_bytes"] = sum(
         int(line.split()[4], 16)
         for line in sizes.splitlines()
         if " F .text" in line and "__neon" in line
     )
-    result["modelled"] = model_cycles(plugin, program, folder)
+    result["modelled"] = model_cycles(plugin, folder)
     return result
 
 
@@ -186,11 +200,11 @@ def print_table(result):
                 print(f"{name:32}" + "".join(f"{n:>11,}" for n in cells))
         totals = [sum(counts.values()) for counts in depths.values()]
         print(f"{'all':32}" + "".join(f"{n:>11,}" for n in totals))
-    front_end = result["front_end"]
-    print(
-        f"\nfront end, PCM to features: {front_end['features']:,} "
-        f"instructions, the next window of a stream {front_end['next']:,}"
-    )
+    for target, counts in result["front_end"].items():
+        print(
+            f"\nfront end, PCM to features, {target}: {counts['features']:,} "
+            f"instructions, the next window of a stream {counts['next']:,}"
+        )
     print(f"\nNEON code: {result['neon_code_bytes']:,} bytes")
     modelled = result["modelled"]
     if modelled:

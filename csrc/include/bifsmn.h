@@ -4,8 +4,8 @@
  * A model file (docs/format.md) holds the front end, the network at all its
  * depths and the labels. The runtime reads it where it lies: in flash, mapped,
  * or in memory, at any address. It allocates nothing and has no globals; all
- * it writes is one block of memory that you give, and stack: 2.1 KB of it on
- * 32-bit ARM, 6 KB at most with NEON or AVX, if optimized:
+ * it writes is one block of memory that you give, and stack: 2.7 KB of it on
+ * 32-bit ARM, 6 KB at most elsewhere, if optimized:
  *
  *     size_t size;
  *     bifsmn *net;
@@ -22,7 +22,9 @@
  * folder in the include path), and -lm. Give no -ffast-math, on 32-bit x86
  * -msse2 -mfpmath=sse, and to compilers other than gcc and clang what
  * -ffp-contract=off is to them: then the network computes the same bits on
- * every machine, the scores but for their last. */
+ * every machine, the scores but for their last. -DBIFSMN_PORTABLE leaves NEON
+ * and AVX out, which is slower and takes the least memory, as a microcontroller
+ * does anyway. */
 
 #ifndef BIFSMN_H
 #define BIFSMN_H

@@ -134,7 +134,7 @@ static inline uint64_t b1_packed_size(size_t N, size_t K)
 
 /* The x86 tables are compiled function by function for their instructions,
  * whatever the flags; that takes GNU attributes. */
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(BIFSMN_PORTABLE)
 #define BIFSMN_X86
 extern const struct bifsmn_kernels bifsmn_kernels_avx512;
 extern const struct bifsmn_kernels bifsmn_kernels_avx2;
@@ -142,7 +142,7 @@ extern const struct bifsmn_kernels bifsmn_kernels_avx2;
 /* Every 64-bit ARM has NEON; neon_dot has the dot products of ARMv8.4 too.
  * Their assembly takes a size_t for a whole register: not with ILP32. */
 #if defined(__aarch64__) && !defined(__AARCH64EB__) && defined(__GNUC__) && \
-    UINTPTR_MAX > 0xffffffffu
+    UINTPTR_MAX > 0xffffffffu && !defined(BIFSMN_PORTABLE)
 #define BIFSMN_NEON
 extern const struct bifsmn_kernels bifsmn_kernels_neon_dot;
 extern const struct bifsmn_kernels bifsmn_kernels_neon;

@@ -1,9 +1,10 @@
 /* kernels_scalar.c: every kernel in portable C99, and the reference for the
  * others.
  *
- * Work goes in blocks of 64 outputs, the bits of one word: first how many bits
- * differ for each, d[64], then what follows from d. The inner loops go over
- * the block, so that compilers can use whatever vectors there are. */
+ * Few processors without vectors count the ones of a word, so sums of bits are
+ * looked up. Four inputs have 16 patterns of weights; what they differ from
+ * each goes into a table once, and serves every output. A register holds that
+ * of several positions, a byte each. */
 
 #include "kernels.h"
 
@@ -11,53 +12,112 @@
 
 enum { BLOCK_SCALAR = 64, I8_OUTPUTS_SCALAR = 16, I8_TAPS_SCALAR = 32 };
 
-/* d[n]: differing bits of x [row] and row n of w [outputs][row], in words. */
-#if defined(__POPCNT__) || defined(__aarch64__)
-/* An instruction counts the ones of a word. Inlined, it does worse. */
-__attribute__((noinline)) static void
-differences__scalar(size_t outputs, size_t row, const uint64_t *x,
-                    const uint8_t *w, uint32_t d[BLOCK_SCALAR])
-{
-    size_t n, k;
-
-    for (n = 0; n < outputs; n++, w += 8 * row) {
-        uint64_t sum = 0;
-
-        for (k = 0; k < row; k++)
-            sum += (uint64_t)__builtin_popcountll(x[k] ^ load_u64(w + 8 * k));
-        d[n] = (uint32_t)sum;
-    }
-}
+/* A byte for each position. */
+#if UINTPTR_MAX > 0xffffffffu
+typedef uint64_t lanes;
 #else
-/* None, as on plain x86-64: count within bytes, at most 8 each, add those of
- * up to 31 words, and only then add across. */
-static void differences__scalar(size_t outputs, size_t row, const uint64_t *x,
-                                const uint8_t *w, uint32_t d[BLOCK_SCALAR])
+typedef uint32_t lanes;
+#endif
+enum { LANES = sizeof(lanes) };
+#define IN_ALL_LANES(byte) ((lanes)-1 / 255 * (byte))
+
+/* For a word of inputs: [its groups of four][patterns of four weights]. */
+typedef lanes table[16][16];
+
+/* Byte `b` of the words of up to LANES positions. */
+static inline lanes bytes__scalar(size_t positions, size_t row,
+                                  const uint64_t *x, size_t b)
 {
-    const uint64_t pairs = 0x00ff00ff00ff00ffu;
-    uint64_t sum[BLOCK_SCALAR] = {0};
-    size_t n, k;
+    lanes bytes = 0;
+    size_t p;
 
-    for (n = 0; n < outputs; n++)
-        d[n] = 0;
-    for (k = 0; k < row; k++) {
-        for (n = 0; n < outputs; n++) {
-            uint64_t v = x[k] ^ load_u64(w + 8 * (n * row + k));
+    for (p = 0; p < positions; p++, x += row) {
+        const uint32_t half = (uint32_t)(b < 4 ? *x : *x >> 32);
 
-            v -= v >> 1 & 0x5555555555555555u;
-            v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
-            sum[n] += (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-        }
-        if (k % 31 == 30 || k == row - 1)
-            for (n = 0; n < outputs; n++) {
-                uint64_t v = (sum[n] & pairs) + (sum[n] >> 8 & pairs);
+        bytes |= (lanes)(half >> 8 * (b % 4) & 255) << 8 * p;
+    }
+    return bytes;
+}
 
-                d[n] += (uint32_t)(v * 0x0001000100010001u >> 48);
-                sum[n] = 0;
+/* Input i of a byte, which counts once, or twice, or both. */
+static inline lanes input__scalar(lanes ones, lanes twos, int i)
+{
+    return (ones >> i & IN_ALL_LANES(1)) + 2 * (twos >> i & IN_ALL_LANES(1));
+}
+
+/* Inputs `ones` count once and `twos`, if there are some, twice. */
+static void fill_table__scalar(size_t positions, size_t row,
+                               const uint64_t *ones, const uint64_t *twos,
+                               table differing)
+{
+    const lanes most = IN_ALL_LANES(twos ? 3 : 1);
+    size_t b, g, i;
+
+    for (b = 0; b < 8; b++) {
+        lanes one = bytes__scalar(positions, row, ones, b);
+        lanes two = twos ? bytes__scalar(positions, row, twos, b) : 0;
+
+        for (g = 2 * b; g < 2 * b + 2; g++, one >>= 4, two >>= 4) {
+            const lanes p = input__scalar(one, two, 0);
+            const lanes q = input__scalar(one, two, 1);
+            const lanes r = input__scalar(one, two, 2);
+            const lanes s = input__scalar(one, two, 3);
+            const lanes high[4] = {r + s, most - r + s, r + most - s,
+                                   2 * most - r - s};
+            lanes *out = differing[g];
+
+            for (i = 0; i < 4; i++, out += 4) {
+                out[0] = high[i] + p + q;
+                out[1] = high[i] + most - p + q;
+                out[2] = high[i] + p + most - q;
+                out[3] = high[i] + 2 * most - p - q;
             }
+        }
     }
 }
-#endif
+
+/* d [positions][step] += gain * differing bits of one word of each output; the
+ * words of weights are `row` apart. */
+static void look_up__scalar(size_t positions, size_t outputs, size_t row,
+                            table t, const uint8_t *w, uint32_t gain,
+                            uint32_t *d, size_t step)
+{
+    size_t n, p;
+
+    for (n = 0; n < outputs; n++, w += 8 * row, d++) {
+        const uint32_t low = load_u32(w), high = load_u32(w + 4);
+        lanes sum = t[0][low & 15] + t[1][low >> 4 & 15];
+
+        sum += t[2][low >> 8 & 15] + t[3][low >> 12 & 15];
+        sum += t[4][low >> 16 & 15] + t[5][low >> 20 & 15];
+        sum += t[6][low >> 24 & 15] + t[7][low >> 28];
+        sum += t[8][high & 15] + t[9][high >> 4 & 15];
+        sum += t[10][high >> 8 & 15] + t[11][high >> 12 & 15];
+        sum += t[12][high >> 16 & 15] + t[13][high >> 20 & 15];
+        sum += t[14][high >> 24 & 15] + t[15][high >> 28];
+        for (p = 0; p < positions; p++) /* at most 64 * 3 */
+            d[p * step] += gain * (uint32_t)(sum >> 8 * p & 255);
+    }
+}
+
+/* d [positions][step] += gain * differing bits of up to LANES rows and of w
+ * [outputs][row], in words; of rows `twos`, if there are some, they count
+ * twice. */
+static void differences__scalar(size_t positions, size_t outputs, size_t row,
+                                const uint64_t *ones, const uint64_t *twos,
+                                const uint8_t *w, uint32_t gain, uint32_t *d,
+                                size_t step)
+{
+    table differing;
+    size_t k;
+
+    for (k = 0; k < row; k++) {
+        fill_table__scalar(positions, row, ones + k, twos ? twos + k : NULL,
+                           differing);
+        look_up__scalar(positions, outputs, row, differing, w + 8 * k, gain, d,
+                        step);
+    }
+}
 
 /* The bit outputs of one block. */
 static uint64_t bit_outputs__scalar(size_t outputs,
@@ -110,14 +170,23 @@ static void widen_weights__scalar(size_t outputs, size_t K, size_t from,
             wide[i][k] = (int8_t)w[i * K + from + k];
 }
 
-static int32_t dot__scalar(size_t taps, const int16_t *a, const int16_t *b)
+/* Onto the sums of four outputs: an input is loaded once for them. */
+static void dot__scalar_4(size_t taps, const int16_t *x,
+                          const int16_t w[4][I8_TAPS_SCALAR], int32_t *sum)
 {
-    int32_t sum = 0;
+    int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
     size_t k;
 
-    for (k = 0; k < taps; k++)
-        sum += a[k] * b[k];
-    return sum;
+    for (k = 0; k < taps; k++) {
+        a += x[k] * w[0][k];
+        b += x[k] * w[1][k];
+        c += x[k] * w[2][k];
+        d += x[k] * w[3][k];
+    }
+    sum[0] = a;
+    sum[1] = b;
+    sum[2] = c;
+    sum[3] = d;
 }
 
 static uint16_t sums_reached__scalar(size_t outputs, const int32_t *sum,
@@ -167,8 +236,10 @@ static void i8_conv_bits__scalar_1x16(size_t M, size_t N, size_t rows,
                     if (++c == columns)
                         c = 0, r++;
                 }
-                for (i = 0; i < outputs; i++)
-                    sum[i] += dot__scalar(taps, inputs, weights[i]);
+                for (i = 0; i < outputs; i += 4)
+                    dot__scalar_4(taps, inputs,
+                                  (const int16_t (*)[I8_TAPS_SCALAR])weights + i,
+                                  sum + i);
             }
             bits = sums_reached__scalar(outputs, sum, cuts == 3 ? t + N : t) ^
                    load_u16(direction + n / 8);
@@ -187,16 +258,21 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
                                       const uint8_t *direction, uint64_t *out)
 {
     const size_t row = words(K);
-    uint32_t d[BLOCK_SCALAR];
-    size_t m, n;
+    uint32_t d[LANES][BLOCK_SCALAR];
+    size_t m, n, p;
 
-    for (m = 0; m < M; m++, x += row)
+    for (m = 0; m < M; m += LANES, x += LANES * row)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t positions = min_size(M - m, LANES);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
-            differences__scalar(outputs, row, x, w + 8 * n * row, d);
-            *out++ = bit_outputs__scalar(outputs, d, threshold + n,
-                                         load_u64(direction + n / 8));
+            memset(d, 0, sizeof d);
+            differences__scalar(positions, outputs, row, x, NULL,
+                                w + 8 * n * row, 1, d[0], BLOCK_SCALAR);
+            for (p = 0; p < positions; p++)
+                out[(m + p) * words(N) + n / 64] =
+                    bit_outputs__scalar(outputs, d[p], threshold + n,
+                                        load_u64(direction + n / 8));
         }
 }
 
@@ -206,16 +282,21 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
                                       float *stream, uint64_t *sign)
 {
     const size_t row = words(K);
-    uint32_t d[BLOCK_SCALAR];
-    size_t m, n;
+    uint32_t d[LANES][BLOCK_SCALAR];
+    size_t m, n, p;
 
-    for (m = 0; m < M; m++, x += row, stream += N)
+    for (m = 0; m < M; m += LANES, x += LANES * row)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
+            const size_t positions = min_size(M - m, LANES);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
-            differences__scalar(outputs, row, x, w + 8 * n * row, d);
-            *sign++ = real_outputs__scalar(outputs, K, d, affine + n,
-                                           affine + N + n, slope, stream + n);
+            memset(d, 0, sizeof d);
+            differences__scalar(positions, outputs, row, x, NULL,
+                                w + 8 * n * row, 1, d[0], BLOCK_SCALAR);
+            for (p = 0; p < positions; p++)
+                sign[(m + p) * words(N) + n / 64] = real_outputs__scalar(
+                    outputs, K, d[p], affine + n, affine + N + n, slope,
+                    stream + (m + p) * N + n);
         }
 }
 
@@ -297,20 +378,20 @@ static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
                                         uint32_t *d)
 {
     const size_t row = words(K);
-    uint32_t count[BLOCK_SCALAR];
-    size_t m, n, i, p;
+    const int both = planes == 2 && gain[0] == 2 * gain[1]; /* even levels */
+    size_t m, p;
 
     memset(d, 0, 4 * M * N);
-    for (m = 0; m < M; m++, x += row, d += N)
-        for (n = 0; n < N; n += BLOCK_SCALAR)
-            for (p = 0; p < planes; p++) {
-                const size_t outputs = min_size(N - n, BLOCK_SCALAR);
+    for (m = 0; m < M; m += LANES, x += LANES * row, d += LANES * N) {
+        const size_t positions = min_size(M - m, LANES);
 
-                differences__scalar(outputs, row, x + p * M * row,
-                                    w + 8 * n * row, count);
-                for (i = 0; i < outputs; i++)
-                    d[n + i] += gain[p] * count[i];
-            }
+        if (both)
+            differences__scalar(positions, N, row, x + M * row, x, w, gain[1],
+                                d, N);
+        for (p = 0; p < planes && !both; p++)
+            differences__scalar(positions, N, row, x + p * M * row, NULL, w,
+                                gain[p], d, N);
+    }
 }
 
 static void b1_memory_counts__scalar_1x64(size_t M, size_t N, size_t taps,

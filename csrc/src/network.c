@@ -32,19 +32,20 @@ static size_t round_up(size_t n, size_t multiple)
 
 /* The most that a table of this machine asks of the workspace. */
 struct demands {
-    int i8_packs, b1_packs;
+    int i8_packs, b1_packs, vectors;
     size_t tile;
 };
 
 static struct demands demands(void)
 {
-    struct demands most = {0, 0, 1};
+    struct demands most = {0, 0, 0, 1};
     const struct bifsmn_kernels *kernels;
     size_t i;
 
     for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++) {
         most.i8_packs |= kernels->i8_pack != NULL;
         most.b1_packs |= kernels->b1_pack != NULL;
+        most.vectors |= kernels != &bifsmn_kernels_scalar; /* any but it */
         most.tile = max_size(most.tile, kernels->tile);
     }
     return most;
@@ -67,64 +68,72 @@ static uint64_t conv2_plane(const struct model *m)
     return (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels);
 }
 
-static const enum section_name slopes[SLOPES] = {FC_S, ME_S, P2_S};
-
 /* Whether layers count bits first. */
 static int counted(const struct model *m)
 {
     return m->planes > 1 || m->rprelu;
 }
 
-/* Sets of constants of each slope. */
-static size_t slope_sets(const struct model *m, int slope)
-{
-    return slope == FC_SLOPE       ? 1
-           : slope == MEMORY_SLOPE ? m->sets[MEMORY]
-                                   : m->sets[POINTWISE2];
-}
-
-static void place_counts(struct bifsmn *net, struct arena *arena)
+/* What constants there are, and room for all of them or for one set. */
+static void place_constants(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
-    const uint64_t C = m->channels;
-    const size_t T = m->frames2, tile = demands().tile;
-    const uint64_t conv2 =
-        (uint64_t)round_up(T * m->mels2, tile) * m->conv2_channels;
-    const uint64_t layer =
-        (uint64_t)round_up(T, tile) * max_size(m->channels, m->expansion);
+    const size_t C = m->channels, C2 = m->conv2_channels, E = m->expansion;
+    const size_t stream = m->stream_columns;
+    const size_t sum = m->planes > 1 ? 4 : 2; /* bytes: two planes weigh more */
+    const size_t some = counted(m) ? 1 : 0;   /* slopes: else there is one */
+    const size_t slope = m->rprelu ? C : 1;
+    const struct constants all[CONSTANTS] = {
+        /* kind, section, width, sets, rows, columns, N; not yet size, data */
+        {CUTS, C2_T, sum, 1, m->cuts, C2, C2, 0, NULL},
+        {CUTS, P1_T, sum, m->sets[POINTWISE1], m->cuts, E, E, 0, NULL},
+        {CUTS, ME_X, 4, m->stream_sets, m->cuts, stream, C, 0, NULL},
+        {CUTS, P1_X, 4, m->stream_sets, m->cuts, stream, C, 0, NULL},
+        {AFFINES, FC_A, 4, 1, 2, C, C, 0, NULL},
+        {AFFINES, ME_A, 4, m->sets[MEMORY], 2, C, C, 0, NULL},
+        {AFFINES, P2_A, 4, m->sets[POINTWISE2], 2, C, C, 0, NULL},
+        {SLOPES, FC_S, 4, some, 1, slope, C, 0, NULL},
+        {SLOPES, ME_S, 4, some * m->sets[MEMORY], 1, slope, C, 0, NULL},
+        {SLOPES, P2_S, 4, some * m->sets[POINTWISE2], 1, slope, C, 0, NULL},
+    };
+    size_t most[KINDS] = {0};
+    void *room[KINDS];
     int i;
 
-    if (m->planes == 1) {
-        net->conv2_threshold = arena_take(arena, m->conv2_channels, 2);
-        net->p1_threshold = arena_take(
-            arena, (uint64_t)m->sets[POINTWISE1] * m->expansion, 2);
-    } else {
-        net->conv2_cut =
-            arena_take(arena, (uint64_t)m->cuts * m->conv2_channels, 4);
-        net->p1_cut = arena_take(
-            arena, (uint64_t)m->sets[POINTWISE1] * m->cuts * m->expansion, 4);
+    memcpy(net->constants, all, sizeof all);
+    for (i = 0; i < CONSTANTS; i++) {
+        struct constants *k = &net->constants[i];
+
+        k->size = k->rows * k->N * k->width;
+        if (net->unpacked)
+            k->data = arena_take(arena, k->sets, k->size);
+        else if (k->sets > 0)
+            most[k->kind] = max_size(most[k->kind], k->size);
     }
-    for (i = 0; counted(m) && i < SLOPES; i++)
-        net->slope[i] = arena_take(arena, slope_sets(m, i) * C, 4);
-    for (i = 0; m->stream_sets > 0 && i < CUTS; i++)
-        net->stream_cut[i] =
-            arena_take(arena, (uint64_t)m->stream_sets * m->cuts * C, 4);
-    if (counted(m))
-        net->counts = arena_take(arena, conv2 > layer ? conv2 : layer, 4);
+    for (i = 0; i < KINDS; i++)
+        room[i] = arena_take(arena, 1, most[i]);
+    for (i = 0; i < CONSTANTS && !net->unpacked; i++)
+        net->constants[i].data = room[net->constants[i].kind];
 }
 
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
 {
     const struct model *m = &net->model;
     const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
-    const uint64_t affine = 2 * (uint64_t)m->channels;
     const uint64_t row_c = words(m->channels);
     const struct demands most = demands();
     const uint64_t stream =
         (uint64_t)round_up(m->frames2, most.tile) * m->channels;
-    /* What is gathered: by conv2 or fc, for a trace or a transform. Words. */
-    const uint64_t conv2 =
-        (uint64_t)m->frames2 * m->mels2 * words(area * m->conv1_channels);
+    /* Positions that conv2 makes at once. */
+    const uint64_t positions =
+        (uint64_t)m->mels2 * (most.vectors ? m->frames2 : 1);
+    const uint64_t layer = (uint64_t)round_up(m->frames2, most.tile) *
+                           max_size(m->channels, m->expansion);
+    const uint64_t conv2_counts =
+        (positions + most.tile - 1) / most.tile * most.tile * m->conv2_channels;
+    /* What is gathered: by conv2 or fc, for a trace or a transform, or one
+     * class of the head. Words. */
+    const uint64_t conv2 = positions * words(area * m->conv1_channels);
     const uint64_t fc =
         (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels);
     const uint64_t inputs = m->planes * (conv2 > fc ? conv2 : fc);
@@ -132,14 +141,15 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
                                                        : m->n_fft;
     const uint64_t gathered = inputs > outputs ? inputs : outputs;
 
+    net->unpacked = most.vectors;
     net->depth = arena_take(arena, m->depths, sizeof *net->depth);
     net->conv1_threshold = arena_take(arena, m->cuts * m->conv1_channels, 4);
-    net->fc_affine = arena_take(arena, affine, 4);
-    net->memory_affine = arena_take(arena, m->sets[MEMORY] * affine, 4);
-    net->p2_affine = arena_take(arena, m->sets[POINTWISE2] * affine, 4);
-
-    net->head_weight = arena_take(arena, m->classes * stream, 4);
-    place_counts(net, arena);
+    place_constants(net, arena);
+    if (net->unpacked)
+        net->head_weight = arena_take(arena, m->classes * stream, 4);
+    if (counted(m))
+        net->counts = arena_take(
+            arena, conv2_counts > layer ? conv2_counts : layer, 4);
 
     if (most.i8_packs)
         net->conv1_weight.packed = arena_take(
@@ -167,6 +177,9 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->padded2 =
         arena_take(arena, m->planes * padded2_plane(m) + SLACK / 8, 8);
     net->conv2 = arena_take(arena, m->planes * conv2_plane(m) + SLACK / 8, 8);
+    if (!net->unpacked)
+        net->conv2_frame = arena_take(
+            arena, m->planes * m->mels2, 8 * (uint64_t)words(m->conv2_channels));
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
@@ -175,70 +188,64 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
                              8 * (uint64_t)words(m->expansion));
 }
 
-static void unpack_floats(const struct section *s, float *out)
+/* `count` numbers of a section from number `first` on, to floats or to whole
+ * numbers of 16 or 32 bits. A cut beyond any sum stays there, and fits a signed
+ * number. */
+static void unpack(const struct section *s, size_t first, size_t count,
+                   size_t width, void *out)
 {
-    const size_t width = s->dtype == F16 ? 2 : 4;
+    uint16_t *thresholds = out;
+    uint32_t *cuts = out;
+    float *reals = out;
     size_t i;
 
-    for (i = 0; i < s->size / width; i++)
-        out[i] = width == 2 ? load_f16(s->data + 2 * i)
-                            : load_f32(s->data + 4 * i);
+    if (s->dtype == F32)
+        for (i = 0; i < count; i++)
+            reals[i] = load_f32(s->data + 4 * (first + i));
+    else if (s->dtype == F16)
+        for (i = 0; i < count; i++)
+            reals[i] = load_f16(s->data + 2 * (first + i));
+    else if (s->dtype == U32)
+        for (i = 0; i < count; i++)
+            cuts[i] = (uint32_t)min_size(load_u32(s->data + 4 * (first + i)),
+                                         INT32_MAX);
+    else if (s->dtype == U8)
+        for (i = 0; i < count; i++)
+            thresholds[i] = s->data[first + i];
+    else if (width == 2)
+        for (i = 0; i < count; i++)
+            thresholds[i] = load_u16(s->data + 2 * (first + i));
+    else
+        for (i = 0; i < count; i++)
+            cuts[i] = load_u16(s->data + 2 * (first + i));
 }
 
-static void unpack_thresholds(const struct section *s, uint16_t *out)
+/* One set to out [rows][N]: where there is one column, it is that of all N. */
+static void unpack_set(const struct bifsmn *net, const struct constants *k,
+                       size_t set, void *out)
 {
-    const size_t width = s->dtype == U8 ? 1 : 2;
-    size_t i;
-
-    for (i = 0; i < s->size / width; i++)
-        out[i] = width == 1 ? s->data[i] : load_u16(s->data + 2 * i);
-}
-
-/* What is beyond any sum stays there, and fits a signed number. */
-static void unpack_cuts(const struct section *s, uint32_t *out)
-{
-    const size_t width = s->dtype == U16 ? 2 : 4;
-    size_t i;
-
-    for (i = 0; i < s->size / width; i++)
-        out[i] = width == 2 ? load_u16(s->data + 2 * i)
-                            : (uint32_t)min_size(load_u32(s->data + 4 * i),
-                                                 INT32_MAX);
-}
-
-/* [rows][columns], or where there is one column it is that of all N. */
-static void spread_floats(const struct section *s, size_t rows, size_t N,
-                          float *out)
-{
-    const size_t width = s->dtype == F16 ? 2 : 4;
-    const size_t columns = s->size / width / rows;
+    float *spread = out; /* cuts and slopes of the stream are floats */
     size_t row, n;
 
-    unpack_floats(s, out);
-    if (columns == N)
+    unpack(&net->model.section[k->section], set * k->rows * k->columns,
+           k->rows * k->columns, k->width, out);
+    if (k->columns == k->N)
         return;
-    for (row = rows; row-- > 0;) /* backwards: in place */
-        for (n = N; n-- > 0;)
-            out[row * N + n] = out[row];
+    for (row = k->rows; row-- > 0;) /* backwards: in place */
+        for (n = k->N; n-- > 0;)
+            spread[row * k->N + n] = spread[row];
 }
 
-static void fill_counts(struct bifsmn *net)
+/* One set, [rows][N]; of its kind, where memory is dear, the only one. */
+static const void *constants(const struct bifsmn *net, enum constants_name name,
+                             size_t set)
 {
-    static const enum section_name cuts[CUTS] = {ME_X, P1_X};
-    const struct model *m = &net->model;
-    const struct section *s = m->section;
-    int i;
+    const struct constants *k = &net->constants[name];
 
-    if (m->planes > 1) {
-        unpack_cuts(&s[C2_T], net->conv2_cut);
-        unpack_cuts(&s[P1_T], net->p1_cut);
-    }
-    for (i = 0; counted(m) && i < SLOPES; i++)
-        spread_floats(&s[slopes[i]], slope_sets(m, i), m->channels,
-                      net->slope[i]);
-    for (i = 0; m->stream_sets > 0 && i < CUTS; i++)
-        spread_floats(&s[cuts[i]], m->stream_sets * m->cuts, m->channels,
-                      net->stream_cut[i]);
+    if (net->unpacked)
+        return (uint8_t *)k->data + set * k->size;
+    unpack_set(net, k, set, k->data);
+    return k->data;
 }
 
 /* Inputs come to conv1 as x + 128, unsigned: what that adds to the sum of a
@@ -261,7 +268,8 @@ void bifsmn_network_fill(struct bifsmn *net)
     const struct model *m = &net->model;
     const struct section *s = m->section;
     const size_t area = m->kernel * m->kernel;
-    size_t i;
+    const struct constants *k = net->constants;
+    size_t i, set;
 
     memset(net->padded1, 128,
            (m->frames + m->kernel - 1) * (m->mels + m->kernel - 1));
@@ -272,14 +280,9 @@ void bifsmn_network_fill(struct bifsmn *net)
         net->conv1_threshold[i] = unsigned_threshold(
             load_i32(s[C1_T].data + 4 * i), area,
             s[C1_W].data + i % m->conv1_channels * area);
-    if (m->planes == 1) {
-        unpack_thresholds(&s[C2_T], net->conv2_threshold);
-        unpack_thresholds(&s[P1_T], net->p1_threshold);
-    }
-    unpack_floats(&s[FC_A], net->fc_affine);
-    unpack_floats(&s[ME_A], net->memory_affine);
-    unpack_floats(&s[P2_A], net->p2_affine);
-    fill_counts(net);
+    for (i = 0; i < CONSTANTS && net->unpacked; i++, k++)
+        for (set = 0; set < k->sets; set++)
+            unpack_set(net, k, set, (uint8_t *)k->data + set * k->size);
 }
 
 /* Where the stream holds channel c at position t. */
@@ -297,31 +300,31 @@ static size_t stream_size(const struct bifsmn *net)
            net->model.channels;
 }
 
-/* [classes][T2][C] in the file; zeros where the stream has no meaning. */
-static void fill_head(struct bifsmn *net)
+/* One class of [classes][T2][C] in the file, as the stream lies; zeros where
+ * that has no meaning. */
+static void unpack_head(const struct bifsmn *net, size_t class, float *out)
 {
     const struct model *m = &net->model;
     const struct section *s = &m->section[HD_W];
     const size_t K = m->frames2 * m->channels;
-    float *out = net->head_weight;
-    size_t i, t, c;
+    const size_t tile = net->kernels->tile;
+    size_t k = 0, t, c;
 
-    memset(out, 0, 4 * m->classes * stream_size(net));
-    for (i = 0; i < m->classes; i++, out += stream_size(net))
-        for (t = 0; t < m->frames2; t++)
-            for (c = 0; c < m->channels; c++) {
-                const size_t k = t * m->channels + c;
-                float *to = &out[stream_index(net, t, c)];
+    memset(out, 0, 4 * stream_size(net));
+    for (t = 0; t < m->frames2; t++) {
+        float *to = &out[stream_index(net, t, 0)];
 
-                if (s->dtype == I4) {
-                    const uint8_t pair = s->data[i * ((K + 1) / 2) + k / 2];
-                    const int nibble = (k % 2 ? pair >> 4 : pair) & 15;
+        for (c = 0; c < m->channels; c++, k++, to += tile) {
+            if (s->dtype == I4) {
+                const uint8_t pair = s->data[class * ((K + 1) / 2) + k / 2];
+                const int nibble = (k % 2 ? pair >> 4 : pair) & 15;
 
-                    *to = (float)((nibble ^ 8) - 8);
-                } else {
-                    *to = (int8_t)s->data[i * K + k];
-                }
+                *to = (float)((nibble ^ 8) - 8);
+            } else {
+                *to = (int8_t)s->data[class * K + k];
             }
+        }
+    }
 }
 
 /* The weights of `layers` layers, N outputs of K bits each. */
@@ -347,6 +350,7 @@ void bifsmn_network_use(struct bifsmn *net,
     const struct model *m = &net->model;
     const struct section *s = m->section;
     const size_t area = m->kernel * m->kernel;
+    size_t i;
 
     net->kernels = kernels;
     net->conv1_weight.data = s[C1_W].data;
@@ -363,7 +367,8 @@ void bifsmn_network_use(struct bifsmn *net,
            m->channels);
     use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
            m->expansion);
-    fill_head(net);
+    for (i = 0; i < m->classes && net->unpacked; i++)
+        unpack_head(net, i, net->head_weight + i * stream_size(net));
     if (kernels->head_pack)
         kernels->head_pack(m->classes, stream_size(net), net->head_weight);
 }
@@ -583,86 +588,94 @@ static void count(struct bifsmn *net, const struct b1_layer *l,
                                  l->weight, gain.plane, net->counts);
 }
 
-static void count_bits(struct bifsmn *net, const struct b1_layer *l,
-                       const uint32_t *cut, const uint8_t *direction,
-                       uint64_t *out)
-{
-    count(net, l, gains(&net->model, l->index));
-    net->kernels->counts_to_bits(l->M, l->N, net->counts, cut, direction, out);
-}
-
-static void count_real(struct bifsmn *net, const struct b1_layer *l,
-                       const float *affine, const float *slope)
-{
-    const struct gains gain = gains(&net->model, l->index);
-
-    count(net, l, gain);
-    net->kernels->counts_to_stream(l->M, l->N, gain.sum * (uint32_t)l->K,
-                                   net->counts, affine, slope, net->stream);
-}
-
 /* Bit outputs, to planes that follow one another. */
 static void run_bits(struct bifsmn *net, struct b1_layer l,
-                     const uint16_t *threshold, const uint32_t *cut,
+                     enum constants_name cuts, size_t set,
                      const uint8_t *direction, uint64_t *out)
 {
-    if (net->model.planes > 1)
-        count_bits(net, &l, cut, direction, out);
-    else
-        net->kernels->b1_gemm_bits(l.M, l.N, l.K, l.x, l.weight, threshold,
-                                   direction, out);
+    const void *cut = constants(net, cuts, set);
+
+    if (net->model.planes > 1) {
+        count(net, &l, gains(&net->model, l.index));
+        net->kernels->counts_to_bits(l.M, l.N, net->counts, cut, direction,
+                                     out);
+    } else {
+        net->kernels->b1_gemm_bits(l.M, l.N, l.K, l.x, l.weight, cut, direction,
+                                   out);
+    }
+}
+
+/* The slope of a set where there is one, for all channels. */
+static float slope(const struct bifsmn *net, enum constants_name slopes,
+                   size_t set)
+{
+    const enum section_name section = net->constants[slopes].section;
+
+    return load_f32(net->model.section[section].data + 4 * set);
 }
 
 /* Real outputs onto the stream, and its signs to net->sign. */
 static void run_real(struct bifsmn *net, struct b1_layer l,
-                     const float *affine, int slope, size_t set)
+                     enum constants_name affines, enum constants_name slopes,
+                     size_t set)
 {
-    const struct model *m = &net->model;
+    const struct gains gain = gains(&net->model, l.index);
+    const float *affine = constants(net, affines, set);
 
-    if (counted(m))
-        count_real(net, &l, affine, net->slope[slope] + set * l.N);
-    else
-        net->kernels->b1_gemm_real(
-            l.M, l.N, l.K, l.x, l.weight, affine,
-            load_f32(m->section[slopes[slope]].data + 4 * set), net->stream,
-            net->sign);
+    if (counted(&net->model)) {
+        count(net, &l, gain);
+        net->kernels->counts_to_stream(
+            l.M, l.N, gain.sum * (uint32_t)l.K, net->counts, affine,
+            constants(net, slopes, set), net->stream);
+    } else {
+        net->kernels->b1_gemm_real(l.M, l.N, l.K, l.x, l.weight, affine,
+                                   slope(net, slopes, set), net->stream,
+                                   net->sign);
+    }
 }
 
 /* Bit planes of the stream, where they are more than its signs. */
-static void binarize_stream(struct bifsmn *net, int which, size_t set,
-                            uint64_t *out)
+static void binarize_stream(struct bifsmn *net, enum constants_name cuts,
+                            size_t set, uint64_t *out)
 {
     const struct model *m = &net->model;
-    const size_t C = m->channels;
 
     if (m->stream_sets > 0)
-        net->kernels->stream_to_bits(
-            m->frames2, C, m->cuts, net->stream,
-            net->stream_cut[which] + set * m->cuts * C, out);
+        net->kernels->stream_to_bits(m->frames2, m->channels, m->cuts,
+                                     net->stream, constants(net, cuts, set),
+                                     out);
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [T2][M2][kernel]
- * [kernel][C1]. */
+/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [frames][M2][kernel]
+ * [kernel][C1], of all frames, or of one where memory is dear. */
 static void run_conv2(struct bifsmn *net)
 {
     const struct model *m = &net->model;
-    const size_t C1 = m->conv1_channels, row = padded2_row(m);
+    const size_t C1 = m->conv1_channels, in_row = padded2_row(m);
     const size_t K = m->kernel * m->kernel * C1;
+    const size_t frames = net->unpacked ? m->frames2 : 1;
+    const size_t out_row = m->mels2 * words(m->conv2_channels);
     const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
-                                   m->stride * C1, 64 * row, 64 * words(K), 0,
-                                   1};
-    const struct b1_layer layer = {m->frames2 * m->mels2, m->conv2_channels, K,
+                                   m->stride * C1, 64 * in_row, 64 * words(K),
+                                   0, 1};
+    const struct b1_layer layer = {frames * m->mels2, m->conv2_channels, K,
                                    net->gathered, net->conv2_weight.data, 0};
-    uint64_t *out = net->gathered;
-    size_t t, p;
+    uint64_t *out = net->unpacked ? net->conv2 : net->conv2_frame;
+    size_t first, t, p;
 
     pad_conv1(net);
-    for (p = 0; p < m->planes; p++)
-        for (t = 0; t < m->frames2; t++, out += m->mels2 * words(K))
-            gather_rows(patches, net->padded2 + p * padded2_plane(m) +
-                                     t * m->stride * row, out);
-    run_bits(net, layer, net->conv2_threshold, net->conv2_cut,
-             m->section[C2_D].data, net->conv2);
+    for (first = 0; first < m->frames2; first += frames) {
+        uint64_t *row = net->gathered;
+
+        for (p = 0; p < m->planes; p++)
+            for (t = first; t < first + frames; t++, row += m->mels2 * words(K))
+                gather_rows(patches, net->padded2 + p * padded2_plane(m) +
+                                         t * m->stride * in_row, row);
+        run_bits(net, layer, CONV2_CUTS, 0, m->section[C2_D].data, out);
+        for (p = 0; p < m->planes && !net->unpacked; p++)
+            memcpy(net->conv2 + p * conv2_plane(m) + first * out_row,
+                   out + p * out_row, 8 * out_row);
+    }
 }
 
 /* net->conv2 to stream and sign [T2][C]; gathered bits [T2][M2][C2]. */
@@ -681,7 +694,7 @@ static void run_fc(struct bifsmn *net)
         gather_rows(rows, net->conv2 + p * conv2_plane(m),
                     net->gathered + p * m->frames2 * words(K));
     memset(net->stream, 0, 4 * stream_size(net));
-    run_real(net, layer, net->fc_affine, FC_SLOPE, 0);
+    run_real(net, layer, FC_AFFINES, FC_SLOPES, 0);
 }
 
 /* net->sign onto the stream, and its signs to net->sign2. */
@@ -691,13 +704,13 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
     const size_t T = m->frames2, C = m->channels;
     const uint8_t *weight =
         m->section[ME_W].data + layer * m->taps * 8 * words(C);
-    const float *affine = net->memory_affine + set * 2 * C;
+    const float *affine = constants(net, MEMORY_AFFINES, set);
     const struct gains gain = gains(m, 2 + 3 * layer);
 
     if (!counted(m)) {
         net->kernels->b1_memory_real(
             T, C, m->taps, m->left, m->dilation, net->sign, weight, affine,
-            load_f32(m->section[ME_S].data + 4 * set), net->stream, net->sign2);
+            slope(net, MEMORY_SLOPES, set), net->stream, net->sign2);
         return;
     }
     net->kernels->b1_memory_counts(T, C, m->taps, m->left, m->dilation,
@@ -705,7 +718,7 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
                                    net->counts);
     net->kernels->counts_to_stream(
         T, C, gain.sum * (uint32_t)m->taps, net->counts, affine,
-        net->slope[MEMORY_SLOPE] + set * C, net->stream);
+        constants(net, MEMORY_SLOPES, set), net->stream);
 }
 
 /* The sets of constants of one layer. */
@@ -727,22 +740,19 @@ static void run_layer(struct bifsmn *net, size_t layer, size_t k,
         T, C, E, net->hidden,
         net->p2_weight.data + layer * net->p2_weight.size, 4 + 3 * layer};
     const size_t p1_set = set->stage[POINTWISE1];
-    const size_t p2_set = set->stage[POINTWISE2];
 
-    binarize_stream(net, MEMORY_CUT, set->stream, net->sign);
+    binarize_stream(net, MEMORY_CUTS, set->stream, net->sign);
     run_memory(net, layer, set->stage[MEMORY]);
     trace_stream(net, "memory", k);
 
-    binarize_stream(net, POINTWISE1_CUT, set->stream, net->sign2);
-    run_bits(net, p1,
-             m->planes > 1 ? NULL : net->p1_threshold + p1_set * E,
-             m->planes > 1 ? net->p1_cut + p1_set * m->cuts * E : NULL,
+    binarize_stream(net, POINTWISE1_CUTS, set->stream, net->sign2);
+    run_bits(net, p1, HIDDEN_CUTS, p1_set,
              m->section[P1_D].data + p1_set * row_e, net->hidden);
     bifsmn_network_trace(net, "pointwise1", k, net->hidden,
                          m->planes * T * row_e);
 
-    run_real(net, p2, net->p2_affine + p2_set * 2 * C, POINTWISE2_SLOPE,
-             p2_set);
+    run_real(net, p2, POINTWISE2_AFFINES, POINTWISE2_SLOPES,
+             set->stage[POINTWISE2]);
     trace_stream(net, "pointwise2", k);
 }
 
@@ -756,8 +766,17 @@ static void run_head(struct bifsmn *net, size_t index, float *scores)
                                     : scale + 4 * m->classes;
     size_t i;
 
-    net->kernels->head(m->classes, stream_size(net), net->stream,
-                       net->head_weight, scores);
+    if (net->unpacked)
+        net->kernels->head(m->classes, stream_size(net), net->stream,
+                           net->head_weight, scores);
+    else
+        for (i = 0; i < m->classes; i++) {
+            float *row = (float *)net->gathered;
+
+            unpack_head(net, i, row);
+            net->kernels->head(1, stream_size(net), net->stream, row,
+                               &scores[i]);
+        }
     for (i = 0; i < m->classes; i++) {
         float scaled = scores[i] * load_f32(scale + 4 * i);
 

@@ -9,8 +9,17 @@
 #include "kernels.h"
 #include "model.h"
 
-enum { FC_SLOPE, MEMORY_SLOPE, POINTWISE2_SLOPE, SLOPES };
-enum { MEMORY_CUT, POINTWISE1_CUT, CUTS };
+/* Constants that kernels take wider than the file holds them: where a stage's
+ * sums become bits, scales and biases, slopes. Those of one kind are never
+ * needed at the same time. */
+enum kind { CUTS, AFFINES, SLOPES, KINDS };
+enum constants_name {
+    CONV2_CUTS, HIDDEN_CUTS,      /* thresholds of sums */
+    MEMORY_CUTS, POINTWISE1_CUTS, /* of the stream, before these */
+    FC_AFFINES, MEMORY_AFFINES, POINTWISE2_AFFINES,
+    FC_SLOPES, MEMORY_SLOPES, POINTWISE2_SLOPES,
+    CONSTANTS
+};
 
 /* Everything lies in the workspace, this struct first. */
 struct bifsmn {
@@ -20,23 +29,27 @@ struct bifsmn {
     bifsmn_trace *trace;
     void *trace_user;
 
-    /* Constants, unpacked once from the file so that kernels see one type. */
+    /* Constants, unpacked from the file so that kernels see one type. Where
+     * there are vector kernels all are, once: vectors outrun unpacking.
+     * Elsewhere memory is dear, and there is room for one set of each kind,
+     * unpacked when it is needed. */
+    int unpacked;
+    struct constants {
+        enum kind kind;
+        enum section_name section;
+        size_t width;                  /* bytes of a number: of floats, cuts of
+                                        * two planes 4, others uint16_t */
+        size_t sets, rows, columns, N; /* the file has [sets][rows][columns],
+                                        * kernels take [rows][N] of a set */
+        size_t size;                   /* bytes of [rows][N] */
+        void *data;                    /* [sets or 1][rows][N] */
+    } constants[CONSTANTS];
     int *depth;                 /* [D] */
     int32_t *conv1_threshold;   /* [cuts][C1] */
-    uint16_t *conv2_threshold;  /* [C2] */
-    float *fc_affine;           /* [2][C] */
-    float *memory_affine;       /* [sets][2][C] */
-    uint16_t *p1_threshold;     /* [sets][E] */
-    float *p2_affine;           /* [sets][2][C] */
     float *head_weight;         /* [classes][T2][C], tiled as the stream, and
-                                 * packed by tables that do */
-
-    /* Of layers that count first; NULL where there are none. */
-    uint32_t *conv2_cut;        /* [cuts][C2], where there are two planes */
-    uint32_t *p1_cut;           /* [sets][cuts][E] */
-    float *slope[SLOPES];       /* of fc [C], memory and pointwise 2 [sets][C] */
-    float *stream_cut[CUTS];    /* before memory, pointwise 1: [sets][cuts][C] */
-    uint32_t *counts;           /* of one layer, in tiles */
+                                 * packed by tables that do; unpacked only */
+    uint32_t *counts;           /* of one layer, in tiles; where layers count
+                                 * first */
 
     /* Weights: where they lie in the file, or packed for the kernels in use. */
     struct weights {
@@ -52,6 +65,7 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
+    uint64_t *conv2_frame; /* [M2][C2] of the frame in work; if not unpacked */
     uint64_t *gathered; /* inputs of one GEMM, the stream for a trace, or what
                          * the front end transforms */
     float *stream;      /* [T2][C] the residual stream, in tiles */

@@ -65,10 +65,10 @@ plane after the other.
 ## On a device without files
 
 Take `bifsmn.c`, `bifsmn.h` and `model.h`; the other .c files are programs for
-a PC. Compile them optimized (`-Os` takes the least flash, 16 KB on a
+a PC. Compile them optimized (`-Os` takes the least flash, 17 KB on a
 Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so that no
-product and sum are fused; have 2.1 KB of stack free on 32-bit ARM, 6 KB with
-NEON or AVX.
+product and sum are fused; have 2.7 KB of stack free on 32-bit ARM, 6 KB
+elsewhere.
 
     #include "bifsmn.h"
     #include "model.h"
