@@ -166,7 +166,7 @@ class Spotter:
 class _MovingWindow:
     """Posteriors of one window after another, averaged.
 
-    Frames that a window has in common with the one before are kept.
+    What a window has in common with the one before is kept.
     """
 
     def __init__(self, spotter):
@@ -185,7 +185,8 @@ class _MovingWindow:
         else:
             self.features = engine.features_next(self.features, pcm, hops)
         self.start = start
-        scores = engine.scores(self.features, self.spotter.depth)
+        depth = self.spotter.depth
+        scores = engine.scores_next(self.features, hops, depth)
         self.recent.append(softmax(scores))
         return np.mean(self.recent, axis=0)
 

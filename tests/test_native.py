@@ -14,6 +14,7 @@ import pytest
 from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
+from speechbrain_bifsmn.pretrained import FILE
 from tests import reference
 from tests.random_model import random_model
 
@@ -24,6 +25,7 @@ SANITIZED = [
     "-fno-sanitize-recover=all",
 ]
 PORTABLE = "-DBIFSMN_PORTABLE"
+NO_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}  # test programs free nothing
 SMALL = {
     "samples": 300,
     "win_length": 60,
@@ -244,6 +246,34 @@ def test_the_next_window_keeps_frames_and_changes_nothing(sizes):
     assert kept[edge:-1].all() and config.frames - 1 > edge
     with pytest.raises(ValueError, match="must not be negative: -1"):
         engine.features_next(first, window, -1)
+
+
+@pytest.mark.parametrize("options", [[], [PORTABLE]])
+def test_the_next_window_of_a_stream_has_the_same_scores(options, tmp_path):
+    """Whatever the one before was; and what both have is computed once."""
+    flags = *SANITIZED, *options
+    program = build("tests/stream.c", tmp_path / "stream", "gcc", *flags)
+    file = tmp_path / "model.bifsmn"
+    for sizes in SMALL, {"stride": 1, "flags": 63}, {"kernel": 1, "flags": 5}:
+        file.write_bytes(make(**sizes).to_bytes())
+        subprocess.run([program, file], check=True, env=NO_LEAKS)
+    lines = subprocess.check_output([program, FILE], text=True, env=NO_LEAKS)
+    # All 16 rows and 8 * 8 positions; then without 10 rows and 3 * 8.
+    assert lines == "16 64\n6 40\n"
+
+
+def test_scores_of_the_next_window():
+    model = make()
+    engine = NativeEngine(model.to_bytes())
+    step = model.config.stride**2
+    rng = np.random.default_rng(0)
+    stream = rng.integers(-128, 128, (99, 9), dtype=np.int8)
+    for start in range(0, 80, step):
+        features = stream[start : start + 13].copy()
+        found = engine.scores_next(features, step, 3)
+        np.testing.assert_array_equal(found, engine.scores(features, 3))
+    with pytest.raises(ValueError, match="must not be negative: -1"):
+        engine.scores_next(features, -1, 3)
 
 
 @pytest.mark.parametrize("shared", ["file", "engine"])
@@ -562,7 +592,7 @@ def test_every_stage_under_sanitizers(compiler, options, tmp_path):
             [program, file],
             capture_output=True,
             text=True,
-            env={"ASAN_OPTIONS": "detect_leaks=0"},  # it frees nothing
+            env=NO_LEAKS,
         )
         assert done.returncode == 0, done.stderr
 

@@ -5,8 +5,9 @@
 Builds the runtime for aarch64, with NEON kernels and scalar ones, and for
 32-bit ARM (Thumb, as a microcontroller has it), runs it under qemu-user with
 the plugin count.c and prints the instructions of one run of the network
-(features to scores), of each of its kernels and of the front end. They are the
-same on every host with the same compiler. No ARM processor is involved: cycles
+(features to scores), of each of its kernels, of the front end, and of all that
+the next window of a stream takes. They are the same on every host with the same
+compiler. No ARM processor is involved: cycles
 are what llvm-mca models for the instructions that the pointwise-1 kernel
 executed.
 """
@@ -164,10 +165,14 @@ def measure(folder):
     """Everything, as a dictionary, of the model in a folder."""
     plugin = build(folder)
     depths = (8, 4, 2, 1)
-    result = {"instructions": {}, "front_end": {}}
+    result = {"instructions": {}, "front_end": {}, "stream": {}}
     for name, (target, kernels) in RUNS.items():
         result["instructions"][name] = {
             depth: count(plugin, target, depth, kernels) for depth in depths
+        }
+        result["stream"][name] = {
+            depth: sum(count(plugin, target, f"next{depth}", kernels).values())
+            for depth in depths
         }
     # It has no kernels of its own.
     for target in FLAGS:
@@ -200,6 +205,11 @@ def print_table(result):
                 print(f"{name:32}" + "".join(f"{n:>11,}" for n in cells))
         totals = [sum(counts.values()) for counts in depths.values()]
         print(f"{'all':32}" + "".join(f"{n:>11,}" for n in totals))
+        stream = result["stream"][kernels].values()
+        print(
+            f"{'next window, front end and all':32}"
+            + "".join(f"{n:>11,}" for n in stream)
+        )
     for target, counts in result["front_end"].items():
         print(
             f"\nfront end, PCM to features, {target}: {counts['features']:,} "

@@ -116,8 +116,8 @@ int main(int argc, char **argv)
         else
             error = bifsmn_features_next(net, pcm, samples, step / hop,
                                          features);
-        if (error ||
-            (error = bifsmn_run_features(net, features, depth, scores)))
+        if (error || (error = bifsmn_run_features_next(
+                          net, features, step / hop, depth, scores)))
             fail(argv[1], bifsmn_message(error));
         best = surest(net, info.classes, n, &probability);
         if (best >= 0 && probability >= threshold && at >= next[best]) {

@@ -138,6 +138,14 @@ BIFSMN_API int bifsmn_features_next(bifsmn *net, const int16_t *pcm,
 BIFSMN_API int bifsmn_run_features(bifsmn *net, const int8_t *features,
                                    int depth, float *scores);
 
+/* The same, sooner, for a later window of a stream, `hops` hops after the one
+ * that this handle ran last, at whatever depth: what both convolutions made of
+ * frames that are in both stays, if hops is a multiple of stride * stride. What
+ * is in both is seen from the features; the scores are those that
+ * bifsmn_run_features gives, whatever hops is. */
+BIFSMN_API int bifsmn_run_features_next(bifsmn *net, const int8_t *features,
+                                        size_t hops, int depth, float *scores);
+
 /* Both steps: PCM to scores. */
 BIFSMN_API int bifsmn_run(bifsmn *net, const int16_t *pcm, size_t samples,
                           int depth, float *scores);

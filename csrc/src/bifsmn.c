@@ -211,13 +211,19 @@ static size_t find_depth(const bifsmn *net, int depth)
 int bifsmn_run_features(bifsmn *net, const int8_t *features, int depth,
                         float *scores)
 {
+    return bifsmn_run_features_next(net, features, (size_t)-1, depth, scores);
+}
+
+int bifsmn_run_features_next(bifsmn *net, const int8_t *features, size_t hops,
+                             int depth, float *scores)
+{
     size_t i;
 
     if (!net || !features || !scores)
         return BIFSMN_ERROR_ARGUMENT;
     if ((i = find_depth(net, depth)) == net->model.depths)
         return BIFSMN_ERROR_DEPTH;
-    bifsmn_network_run(net, features, i, scores);
+    bifsmn_network_run(net, features, hops, i, scores);
     return BIFSMN_OK;
 }
 

@@ -14,57 +14,60 @@ enum { BLOCK_SCALAR = 64, I8_OUTPUTS_SCALAR = 16, I8_TAPS_SCALAR = 32 };
 
 /* A byte for each position. */
 #if UINTPTR_MAX > 0xffffffffu
-typedef uint64_t lanes;
+typedef uint64_t scalar_lanes;
 #else
-typedef uint32_t lanes;
+typedef uint32_t scalar_lanes;
 #endif
-enum { LANES = sizeof(lanes) };
-#define IN_ALL_LANES(byte) ((lanes)-1 / 255 * (byte))
+enum { LANES_SCALAR = sizeof(scalar_lanes) };
+#define ALL_LANES_SCALAR(byte) ((scalar_lanes)-1 / 255 * (byte))
 
 /* For a word of inputs: [its groups of four][patterns of four weights]. */
-typedef lanes table[16][16];
+typedef scalar_lanes scalar_table[16][16];
 
-/* Byte `b` of the words of up to LANES positions. */
-static inline lanes bytes__scalar(size_t positions, size_t row,
-                                  const uint64_t *x, size_t b)
+/* Byte `b` of the words of up to LANES_SCALAR positions. */
+static inline scalar_lanes bytes__scalar(size_t positions, size_t row,
+                                         const uint64_t *x, size_t b)
 {
-    lanes bytes = 0;
+    scalar_lanes bytes = 0;
     size_t p;
 
     for (p = 0; p < positions; p++, x += row) {
         const uint32_t half = (uint32_t)(b < 4 ? *x : *x >> 32);
 
-        bytes |= (lanes)(half >> 8 * (b % 4) & 255) << 8 * p;
+        bytes |= (scalar_lanes)(half >> 8 * (b % 4) & 255) << 8 * p;
     }
     return bytes;
 }
 
 /* Input i of a byte, which counts once, or twice, or both. */
-static inline lanes input__scalar(lanes ones, lanes twos, int i)
+static inline scalar_lanes input__scalar(scalar_lanes ones, scalar_lanes twos,
+                                         int i)
 {
-    return (ones >> i & IN_ALL_LANES(1)) + 2 * (twos >> i & IN_ALL_LANES(1));
+    const scalar_lanes one = ALL_LANES_SCALAR(1);
+
+    return (ones >> i & one) + 2 * (twos >> i & one);
 }
 
 /* Inputs `ones` count once and `twos`, if there are some, twice. */
 static void fill_table__scalar(size_t positions, size_t row,
                                const uint64_t *ones, const uint64_t *twos,
-                               table differing)
+                               scalar_table differing)
 {
-    const lanes most = IN_ALL_LANES(twos ? 3 : 1);
+    const scalar_lanes most = ALL_LANES_SCALAR(twos ? 3 : 1);
     size_t b, g, i;
 
     for (b = 0; b < 8; b++) {
-        lanes one = bytes__scalar(positions, row, ones, b);
-        lanes two = twos ? bytes__scalar(positions, row, twos, b) : 0;
+        scalar_lanes one = bytes__scalar(positions, row, ones, b);
+        scalar_lanes two = twos ? bytes__scalar(positions, row, twos, b) : 0;
 
         for (g = 2 * b; g < 2 * b + 2; g++, one >>= 4, two >>= 4) {
-            const lanes p = input__scalar(one, two, 0);
-            const lanes q = input__scalar(one, two, 1);
-            const lanes r = input__scalar(one, two, 2);
-            const lanes s = input__scalar(one, two, 3);
-            const lanes high[4] = {r + s, most - r + s, r + most - s,
+            const scalar_lanes p = input__scalar(one, two, 0);
+            const scalar_lanes q = input__scalar(one, two, 1);
+            const scalar_lanes r = input__scalar(one, two, 2);
+            const scalar_lanes s = input__scalar(one, two, 3);
+            const scalar_lanes high[4] = {r + s, most - r + s, r + most - s,
                                    2 * most - r - s};
-            lanes *out = differing[g];
+            scalar_lanes *out = differing[g];
 
             for (i = 0; i < 4; i++, out += 4) {
                 out[0] = high[i] + p + q;
@@ -79,14 +82,14 @@ static void fill_table__scalar(size_t positions, size_t row,
 /* d [positions][step] += gain * differing bits of one word of each output; the
  * words of weights are `row` apart. */
 static void look_up__scalar(size_t positions, size_t outputs, size_t row,
-                            table t, const uint8_t *w, uint32_t gain,
+                            scalar_table t, const uint8_t *w, uint32_t gain,
                             uint32_t *d, size_t step)
 {
     size_t n, p;
 
     for (n = 0; n < outputs; n++, w += 8 * row, d++) {
         const uint32_t low = load_u32(w), high = load_u32(w + 4);
-        lanes sum = t[0][low & 15] + t[1][low >> 4 & 15];
+        scalar_lanes sum = t[0][low & 15] + t[1][low >> 4 & 15];
 
         sum += t[2][low >> 8 & 15] + t[3][low >> 12 & 15];
         sum += t[4][low >> 16 & 15] + t[5][low >> 20 & 15];
@@ -100,15 +103,15 @@ static void look_up__scalar(size_t positions, size_t outputs, size_t row,
     }
 }
 
-/* d [positions][step] += gain * differing bits of up to LANES rows and of w
- * [outputs][row], in words; of rows `twos`, if there are some, they count
+/* d [positions][step] += gain * differing bits of up to LANES_SCALAR rows and
+ * of w [outputs][row], in words; of rows `twos`, if there are some, they count
  * twice. */
 static void differences__scalar(size_t positions, size_t outputs, size_t row,
                                 const uint64_t *ones, const uint64_t *twos,
                                 const uint8_t *w, uint32_t gain, uint32_t *d,
                                 size_t step)
 {
-    table differing;
+    scalar_table differing;
     size_t k;
 
     for (k = 0; k < row; k++) {
@@ -172,7 +175,7 @@ static void widen_weights__scalar(size_t outputs, size_t K, size_t from,
 
 /* Onto the sums of four outputs: an input is loaded once for them. */
 static void dot__scalar_4(size_t taps, const int16_t *x,
-                          const int16_t w[4][I8_TAPS_SCALAR], int32_t *sum)
+                          int16_t w[4][I8_TAPS_SCALAR], int32_t *sum)
 {
     int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
     size_t k;
@@ -237,9 +240,7 @@ static void i8_conv_bits__scalar_1x16(size_t M, size_t N, size_t rows,
                         c = 0, r++;
                 }
                 for (i = 0; i < outputs; i += 4)
-                    dot__scalar_4(taps, inputs,
-                                  (const int16_t (*)[I8_TAPS_SCALAR])weights + i,
-                                  sum + i);
+                    dot__scalar_4(taps, inputs, weights + i, sum + i);
             }
             bits = sums_reached__scalar(outputs, sum, cuts == 3 ? t + N : t) ^
                    load_u16(direction + n / 8);
@@ -258,12 +259,12 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
                                       const uint8_t *direction, uint64_t *out)
 {
     const size_t row = words(K);
-    uint32_t d[LANES][BLOCK_SCALAR];
+    uint32_t d[LANES_SCALAR][BLOCK_SCALAR];
     size_t m, n, p;
 
-    for (m = 0; m < M; m += LANES, x += LANES * row)
+    for (m = 0; m < M; m += LANES_SCALAR, x += LANES_SCALAR * row)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
-            const size_t positions = min_size(M - m, LANES);
+            const size_t positions = min_size(M - m, LANES_SCALAR);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
             memset(d, 0, sizeof d);
@@ -282,12 +283,12 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
                                       float *stream, uint64_t *sign)
 {
     const size_t row = words(K);
-    uint32_t d[LANES][BLOCK_SCALAR];
+    uint32_t d[LANES_SCALAR][BLOCK_SCALAR];
     size_t m, n, p;
 
-    for (m = 0; m < M; m += LANES, x += LANES * row)
+    for (m = 0; m < M; m += LANES_SCALAR, x += LANES_SCALAR * row)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
-            const size_t positions = min_size(M - m, LANES);
+            const size_t positions = min_size(M - m, LANES_SCALAR);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
             memset(d, 0, sizeof d);
@@ -382,8 +383,8 @@ static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
     size_t m, p;
 
     memset(d, 0, 4 * M * N);
-    for (m = 0; m < M; m += LANES, x += LANES * row, d += LANES * N) {
-        const size_t positions = min_size(M - m, LANES);
+    for (m = 0; m < M; m += LANES_SCALAR) {
+        const size_t positions = min_size(M - m, LANES_SCALAR);
 
         if (both)
             differences__scalar(positions, N, row, x + M * row, x, w, gain[1],
@@ -391,6 +392,8 @@ static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
         for (p = 0; p < planes && !both; p++)
             differences__scalar(positions, N, row, x + p * M * row, NULL, w,
                                 gain[p], d, N);
+        x += LANES_SCALAR * row;
+        d += LANES_SCALAR * N;
     }
 }
 

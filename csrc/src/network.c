@@ -177,9 +177,8 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->padded2 =
         arena_take(arena, m->planes * padded2_plane(m) + SLACK / 8, 8);
     net->conv2 = arena_take(arena, m->planes * conv2_plane(m) + SLACK / 8, 8);
-    if (!net->unpacked)
-        net->conv2_frame = arena_take(
-            arena, m->planes * m->mels2, 8 * (uint64_t)words(m->conv2_channels));
+    net->conv2_some = arena_take(
+        arena, m->planes * positions, 8 * (uint64_t)words(m->conv2_channels));
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
@@ -519,22 +518,74 @@ static void pad_features(const struct model *m, const int8_t *restrict features,
             out[f] = (uint8_t)(features[f] ^ -128);
 }
 
-/* features [T0][M0] to net->conv1 [T1][M1][C1]. */
-static void run_conv1(struct bifsmn *net, const int8_t *features)
+/* Rows of a map that the run before made, too: first <= t < end were t + shift
+ * then. */
+struct kept {
+    size_t first, end, shift;
+};
+
+/* The last frames that both windows have, by what they hold: nobody need be
+ * believed. The older ones are in padded1. */
+static struct kept kept_features(const struct bifsmn *net,
+                                 const int8_t *features, size_t hops)
+{
+    const struct model *m = &net->model;
+    const size_t mels = m->mels, pitch = mels + m->kernel - 1;
+    const uint8_t *old = net->padded1 + (m->kernel - 1) / 2 * (pitch + 1);
+    struct kept kept = {0, 0, hops};
+    size_t t, f;
+
+    if (!net->ran || hops >= m->frames || hops % (m->stride * m->stride))
+        return kept;
+    kept.first = kept.end = m->frames - hops;
+    for (t = kept.end; t-- > 0; kept.first = t)
+        for (f = 0; f < mels; f++)
+            if (old[(t + hops) * pitch + f] !=
+                (uint8_t)(features[t * mels + f] ^ -128))
+                return kept;
+    return kept;
+}
+
+/* The rows that a convolution makes of kept ones, none of the border. */
+static struct kept kept_after(const struct model *m, struct kept in)
+{
+    const size_t border = (m->kernel - 1) / 2, S = m->stride;
+    const struct kept none = {0, 0, 0};
+    const struct kept out = {(in.first + border + S - 1) / S,
+                             (in.end - border - 1) / S + 1, in.shift / S};
+
+    return in.end > border && out.first < out.end ? out : none;
+}
+
+/* Moves kept rows of `row` words to where they belong. */
+static void keep_rows(struct kept kept, size_t row, uint64_t *map)
+{
+    memmove(map + kept.first * row, map + (kept.first + kept.shift) * row,
+            8 * (kept.end - kept.first) * row);
+}
+
+/* features [T0][M0] to net->conv1 [T1][M1][C1], some rows of which are kept. */
+static void run_conv1(struct bifsmn *net, const int8_t *features,
+                      struct kept kept)
 {
     const struct model *m = &net->model;
     const size_t pitch = m->mels + m->kernel - 1;
     const size_t row = m->mels1 * words(m->conv1_channels);
-    size_t t;
+    size_t t, p;
 
     pad_features(m, features, net->padded1);
-    for (t = 0; t < m->frames1; t++)
+    for (p = 0; p < m->planes; p++)
+        keep_rows(kept, row, net->conv1 + p * conv1_plane(m));
+    for (t = 0; t < m->frames1; t++) {
+        if (t >= kept.first && t < kept.end)
+            continue;
         net->kernels->i8_conv_bits(
             m->mels1, m->conv1_channels, m->kernel, m->kernel,
             net->padded1 + t * m->stride * pitch, m->stride, pitch,
             net->conv1_weight.data, m->cuts, net->conv1_threshold,
             m->section[C1_D].data, (size_t)conv1_plane(m),
             net->conv1 + t * row);
+    }
 }
 
 /* net->conv1 into padded2; +1 is around it. */
@@ -646,35 +697,54 @@ static void binarize_stream(struct bifsmn *net, enum constants_name cuts,
                                      out);
 }
 
-/* net->conv1 to net->conv2 [T2][M2][C2]; gathered bits [frames][M2][kernel]
- * [kernel][C1], of all frames, or of one where memory is dear. */
-static void run_conv2(struct bifsmn *net)
+/* Frames of net->conv2 from net->padded2; gathered bits [frames][M2][kernel]
+ * [kernel][C1]. */
+static void conv2_frames(struct bifsmn *net, size_t first, size_t frames)
 {
     const struct model *m = &net->model;
     const size_t C1 = m->conv1_channels, in_row = padded2_row(m);
     const size_t K = m->kernel * m->kernel * C1;
-    const size_t frames = net->unpacked ? m->frames2 : 1;
     const size_t out_row = m->mels2 * words(m->conv2_channels);
     const struct gather patches = {m->mels2, m->kernel, m->kernel * C1,
                                    m->stride * C1, 64 * in_row, 64 * words(K),
                                    0, 1};
     const struct b1_layer layer = {frames * m->mels2, m->conv2_channels, K,
                                    net->gathered, net->conv2_weight.data, 0};
-    uint64_t *out = net->unpacked ? net->conv2 : net->conv2_frame;
-    size_t first, t, p;
+    /* All planes of some frames go to all of the map only by way of another
+     * place. */
+    uint64_t *out = frames == m->frames2 ? net->conv2 : net->conv2_some;
+    uint64_t *row = net->gathered;
+    size_t t, p;
+
+    for (p = 0; p < m->planes; p++)
+        for (t = first; t < first + frames; t++, row += m->mels2 * words(K))
+            gather_rows(patches, net->padded2 + p * padded2_plane(m) +
+                                     t * m->stride * in_row, row);
+    run_bits(net, layer, CONV2_CUTS, 0, m->section[C2_D].data, out);
+    for (p = 0; p < m->planes && out != net->conv2; p++)
+        memcpy(net->conv2 + p * conv2_plane(m) + first * out_row,
+               out + p * frames * out_row, 8 * frames * out_row);
+}
+
+/* net->conv1 to net->conv2 [T2][M2][C2], some rows of which are kept; as many
+ * at once as are not, or one where memory is dear. */
+static void run_conv2(struct bifsmn *net, struct kept kept)
+{
+    const struct model *m = &net->model;
+    const size_t row = m->mels2 * words(m->conv2_channels);
+    size_t t = 0, p, end, frames;
 
     pad_conv1(net);
-    for (first = 0; first < m->frames2; first += frames) {
-        uint64_t *row = net->gathered;
-
-        for (p = 0; p < m->planes; p++)
-            for (t = first; t < first + frames; t++, row += m->mels2 * words(K))
-                gather_rows(patches, net->padded2 + p * padded2_plane(m) +
-                                         t * m->stride * in_row, row);
-        run_bits(net, layer, CONV2_CUTS, 0, m->section[C2_D].data, out);
-        for (p = 0; p < m->planes && !net->unpacked; p++)
-            memcpy(net->conv2 + p * conv2_plane(m) + first * out_row,
-                   out + p * out_row, 8 * out_row);
+    for (p = 0; p < m->planes; p++)
+        keep_rows(kept, row, net->conv2 + p * conv2_plane(m));
+    for (; t < m->frames2; t += frames) {
+        if (t == kept.first && t < kept.end) {
+            frames = kept.end - t;
+            continue;
+        }
+        end = t < kept.first ? kept.first : m->frames2;
+        frames = net->unpacked ? end - t : 1;
+        conv2_frames(net, t, frames);
     }
 }
 
@@ -785,9 +855,11 @@ static void run_head(struct bifsmn *net, size_t index, float *scores)
 }
 
 void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
-                        size_t index, float *scores)
+                        size_t hops, size_t index, float *scores)
 {
     const struct model *m = &net->model;
+    const struct kept kept1 =
+        kept_after(m, kept_features(net, features, hops));
     const size_t depth = (size_t)net->depth[index];
     size_t before = 0, k; /* layers of the depths listed before */
     int stage;
@@ -795,10 +867,11 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
     for (k = 0; k < index; k++)
         before += (size_t)net->depth[k];
 
-    run_conv1(net, features);
+    run_conv1(net, features, kept1);
     bifsmn_network_trace(net, "conv1", 0, net->conv1,
                          (size_t)(8 * m->planes * conv1_plane(m)));
-    run_conv2(net);
+    run_conv2(net, kept_after(m, kept1));
+    net->ran = 1;
     bifsmn_network_trace(net, "conv2", 0, net->conv2,
                          (size_t)(8 * m->planes * conv2_plane(m)));
     run_fc(net);

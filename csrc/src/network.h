@@ -58,6 +58,8 @@ struct bifsmn {
         uint8_t *packed;        /* room, where a table may pack them */
     } conv1_weight, conv2_weight, fc_weight, p1_weight, p2_weight;
 
+    int ran; /* whether padded1, conv1 and conv2 are of a run before */
+
     /* What a run writes. Bits are in rows of whole words; where there are two
      * planes of them, the second follows the first. */
     int8_t *features;  /* [T0][M0] */
@@ -65,7 +67,7 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    uint64_t *conv2_frame; /* [M2][C2] of the frame in work; if not unpacked */
+    uint64_t *conv2_some; /* the same of frames made at once, if not all */
     uint64_t *gathered; /* inputs of one GEMM, the stream for a trace, or what
                          * the front end transforms */
     float *stream;      /* [T2][C] the residual stream, in tiles */
@@ -81,10 +83,10 @@ void bifsmn_network_fill(struct bifsmn *net);
 void bifsmn_network_use(struct bifsmn *net,
                         const struct bifsmn_kernels *kernels);
 
-/* net->features or others [T0][M0] to scores [classes]; index: of the depth
- * in the file's list. */
+/* net->features or others [T0][M0] to scores [classes]; hops: after the window
+ * of the run before; index: of the depth in the file's list. */
 void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
-                        size_t index, float *scores);
+                        size_t hops, size_t index, float *scores);
 
 /* Calls the trace, if there is one. */
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,

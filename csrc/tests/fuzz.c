@@ -110,8 +110,16 @@ static int run_all(bifsmn *net)
     for (i = 0; i < info.samples; i++)
         pcm[i] = (int16_t)draw(65536);
     error |= bifsmn_features(net, pcm, (size_t)info.samples, features);
-    for (i = 0; i < info.depths; i++)
+    for (i = 0; i < info.depths; i++) { /* of a stream of one value, too */
+        const size_t hops = draw((unsigned)info.frames + 2);
+
         error |= bifsmn_run_features(net, features, info.depth[i], scores);
+        memset(features, (int)draw(2), (size_t)info.frames * (size_t)info.mels);
+        error |= bifsmn_run_features_next(net, features, 0, info.depth[i],
+                                          scores);
+        error |= bifsmn_run_features_next(net, features, hops, info.depth[i],
+                                          scores);
+    }
     error |= bifsmn_run(net, pcm, (size_t)info.samples, info.depth[0], scores);
     for (i = 0; i < info.classes; i++)
         error |= !bifsmn_label(net, i);

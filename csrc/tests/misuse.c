@@ -162,6 +162,9 @@ static void misuse_handle(bifsmn *net)
     FAILS(ARGUMENT, bifsmn_run_features(NULL, features, depth, scores));
     FAILS(ARGUMENT, bifsmn_run_features(net, NULL, depth, scores));
     FAILS(ARGUMENT, bifsmn_run_features(net, features, depth, NULL));
+    FAILS(ARGUMENT, bifsmn_run_features_next(NULL, features, 4, depth, scores));
+    FAILS(ARGUMENT, bifsmn_run_features_next(net, NULL, 4, depth, scores));
+    FAILS(ARGUMENT, bifsmn_run_features_next(net, features, 4, depth, NULL));
     FAILS(ARGUMENT, bifsmn_run(NULL, pcm, samples, depth, scores));
     FAILS(ARGUMENT, bifsmn_run(net, NULL, samples, depth, scores));
     FAILS(ARGUMENT, bifsmn_run(net, pcm, samples, depth, NULL));
@@ -175,6 +178,8 @@ static void misuse_handle(bifsmn *net)
     CHECK(!bifsmn_set_trace(net, trace, &calls));
     for (i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         FAILS(DEPTH, bifsmn_run_features(net, features, unknown[i], scores));
+        FAILS(DEPTH, bifsmn_run_features_next(net, features, 4, unknown[i],
+                                              scores));
         FAILS(DEPTH, bifsmn_run(net, pcm, samples, unknown[i], scores));
     }
     CHECK(calls == 0); /* not even the front end ran */

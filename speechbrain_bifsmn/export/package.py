@@ -83,8 +83,8 @@ ARM needs, and whether it computes the same, a PC tells:
     make clean
     make check CC=arm-linux-gnueabihf-gcc LDFLAGS=-static RUN=qemu-arm
 
-In a stream, `bifsmn_features_next` computes only the frames that are new, as
-`listen.c` shows.
+In a stream, `bifsmn_features_next` and `bifsmn_run_features_next` compute only
+what is new, as `listen.c` shows.
 
 Exporting to this folder again renews the library and the model; `spot.c`,
 `listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE;

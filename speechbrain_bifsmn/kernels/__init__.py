@@ -18,8 +18,8 @@ def open_engine(data):
     Returns
     -------
     NativeEngine or NumbaEngine
-        Both have ``features``, ``features_next``, ``scores``, ``scores_pcm``
-        and ``trace``.
+        Both have ``features``, ``features_next``, ``scores``, ``scores_next``,
+        ``scores_pcm`` and ``trace``.
 
     Raises
     ------

@@ -34,6 +34,10 @@ class Engine:
         """int8 features to float32 logits, [classes]."""
         return self.trace(features, depth)["scores"]
 
+    def scores_next(self, features, hops, depth):
+        """The same for a later window; here nothing is kept of another."""
+        return self.scores(features, depth)
+
     def scores_pcm(self, pcm, depth):
         """int16 PCM of one decision to float32 logits, [classes]."""
         return self.scores(self.features(pcm), depth)

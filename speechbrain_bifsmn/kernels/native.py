@@ -89,7 +89,10 @@ def _load():
             *("features_next", integer, pointer, pointer, size, size),
             pointer,
         ),
-        ("run_features", integer, pointer, pointer, integer, pointer),
+        (
+            *("run_features_next", integer, pointer, pointer, size, integer),
+            pointer,
+        ),
         ("run", integer, pointer, pointer, size, integer, pointer),
         ("set_trace", integer, pointer, TRACE, pointer),
     ):
@@ -221,8 +224,7 @@ class NativeEngine:
         shape = self.info.frames, self.info.mels
         out = _checked(features, np.int8, shape, "features").copy()
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
-        if hops < 0:
-            raise ValueError(f"hops must not be negative: {hops}")
+        _check_hops(hops)
         with self._lock:
             error = self._lib.bifsmn_features_next(
                 *(self._net, pcm.ctypes.data, pcm.size),
@@ -245,15 +247,44 @@ class NativeEngine:
         -------
         np.ndarray of float32, [classes]
         """
+        return self.scores_next(features, self.info.frames, depth)
+
+    def scores_next(self, features, hops, depth):
+        """The same, sooner, for a later window of a stream.
+
+        What both convolutions made of frames that the last window had, too, is
+        kept. The scores are the same, whatever ``hops`` is.
+
+        Arguments
+        ---------
+        features : np.ndarray of int8, [frames, mels]
+            Of the later window.
+        hops : int
+            Hops after the window that this engine ran last.
+        depth : int
+            Layers to run, one of ``depths``.
+
+        Returns
+        -------
+        np.ndarray of float32, [classes]
+
+        Raises
+        ------
+        ValueError
+            If these are no features, there is no such depth, or ``hops`` is
+            negative.
+        """
         shape = self.info.frames, self.info.mels
         features = _checked(features, np.int8, shape, "features")
+        _check_hops(hops)
         out = np.empty(self.info.classes, np.float32)
         if depth not in self.depths:
             # C would take it modulo 2^32.
             self._check(ERROR_DEPTH)
         with self._lock:
-            error = self._lib.bifsmn_run_features(
-                self._net, features.ctypes.data, depth, out.ctypes.data
+            error = self._lib.bifsmn_run_features_next(
+                *(self._net, features.ctypes.data, hops, depth),
+                out.ctypes.data,
             )
         self._check(error)
         return out
@@ -355,6 +386,12 @@ def _unpack(words, size):
     shifts = np.arange(64, dtype=np.uint64)
     bits = words[..., None] >> shifts & np.uint64(1)
     return bits.reshape(*words.shape[:-1], -1)[..., :size].astype(bool)
+
+
+def _check_hops(hops):
+    """A later window is not an earlier one."""
+    if hops < 0:
+        raise ValueError(f"hops must not be negative: {hops}")
 
 
 def _checked(array, dtype, shape, what):
