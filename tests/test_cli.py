@@ -322,6 +322,57 @@ def test_a_package_builds_in_an_empty_folder(results, tmp_path):
     assert array == (package / "model.bifsmn").read_bytes()
 
 
+FIRMWARE = """
+#include <stdio.h>
+#include "model.h"
+#include "selftest.h"
+
+int main(void)
+{
+    static unsigned char workspace[1000000];
+    static int16_t pcm[16000];
+    static int8_t features[4096];
+    static float scores[16];
+    bifsmn *net;
+    const char *wrong;
+
+    bifsmn_open(bifsmn_model, sizeof bifsmn_model, workspace, sizeof workspace,
+                &net);
+    wrong = bifsmn_selftest(net, pcm, features, scores);
+    puts(wrong ? wrong : "as exported");
+    return 0;
+}
+"""
+
+
+def test_a_device_tests_itself(results, tmp_path):
+    """And names the first stage that a wrong library gets wrong."""
+    cli.main(["export", str(results / "bifsmn/1"), "--package", str(tmp_path)])
+    library = tmp_path / "bifsmn.c"
+    text = library.read_text()
+    (tmp_path / "firmware.c").write_text(FIRMWARE)
+    for stage, ours, theirs in [
+        ("as exported", "", ""),
+        ("features", "10.0f * log10f", "10.5f * log10f"),
+        ("conv1", "(sum[i - 1] >= thr", "(sum[i - 1] / 2 >= thr"),
+        ("fc", "z = z + bias[i];", "z = z + bias[i] * 1.001f;"),
+        ("scores", "scores[i] = scaled +", "scores[i] = 1.01f * scaled +"),
+    ]:
+        assert ours in text
+        library.write_text(text.replace(ours, theirs))
+        subprocess.run(
+            [
+                *("gcc", "-std=c99", "-O1", "-Wall", "-Wextra", "-Werror"),
+                *("-DBIFSMN_PORTABLE", "firmware.c", "selftest.c", "bifsmn.c"),
+                *("-lm", "-o", "firmware"),
+            ],
+            check=True,
+            cwd=tmp_path,
+        )
+        said = subprocess.check_output([tmp_path / "firmware"], text=True)
+        assert said == f"{stage}\n"
+
+
 def test_a_package_replaces_no_other_project(results, tmp_path, capsys):
     mine = tmp_path / "README.md"
     mine.write_text("mine")

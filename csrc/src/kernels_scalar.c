@@ -51,7 +51,7 @@ static inline scalar_lanes input__scalar(scalar_lanes ones, scalar_lanes twos,
 /* Inputs `ones` count once and `twos`, if there are some, twice. */
 static void fill_table__scalar(size_t positions, size_t row,
                                const uint64_t *ones, const uint64_t *twos,
-                               scalar_table differing)
+                               scalar_table t)
 {
     const scalar_lanes most = ALL_LANES_SCALAR(twos ? 3 : 1);
     size_t b, g, i;
@@ -67,7 +67,7 @@ static void fill_table__scalar(size_t positions, size_t row,
             const scalar_lanes s = input__scalar(one, two, 3);
             const scalar_lanes high[4] = {r + s, most - r + s, r + most - s,
                                    2 * most - r - s};
-            scalar_lanes *out = differing[g];
+            scalar_lanes *out = t[g];
 
             for (i = 0; i < 4; i++, out += 4) {
                 out[0] = high[i] + p + q;
@@ -111,14 +111,12 @@ static void differences__scalar(size_t positions, size_t outputs, size_t row,
                                 const uint8_t *w, uint32_t gain, uint32_t *d,
                                 size_t step)
 {
-    scalar_table differing;
+    scalar_table t;
     size_t k;
 
     for (k = 0; k < row; k++) {
-        fill_table__scalar(positions, row, ones + k, twos ? twos + k : NULL,
-                           differing);
-        look_up__scalar(positions, outputs, row, differing, w + 8 * k, gain, d,
-                        step);
+        fill_table__scalar(positions, row, ones + k, twos ? twos + k : NULL, t);
+        look_up__scalar(positions, outputs, row, t, w + 8 * k, gain, d, step);
     }
 }
 

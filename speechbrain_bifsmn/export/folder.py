@@ -127,7 +127,7 @@ def export_folder(
     output.mkdir(parents=True, exist_ok=True)
     write_golden(output, reference)
     if package:
-        write_package(output, model, data)
+        write_package(output, reference, data)
     path = output / "model.bifsmn"
     with whole_file(path) as part:
         part.write_bytes(data)

@@ -2,7 +2,7 @@
 
 The library is assembled here from csrc/, so that it is kept once: one ``.c``
 with every kernel, one ``.h``, the model as a file and as a C array, golden
-vectors, three small programs and a Makefile.
+vectors, three small programs, a test for firmware and a Makefile.
 """
 
 import re
@@ -11,6 +11,7 @@ from importlib import resources
 from speechbrain_bifsmn import __version__
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.fold import ExportError
+from speechbrain_bifsmn.export.golden import golden_header
 from speechbrain_bifsmn.files import whole_file
 
 INCLUDE = re.compile(r'^#include "(\w+\.h)"\n', re.MULTILINE)
@@ -64,10 +65,10 @@ plane after the other.
 
 ## On a device without files
 
-Take `bifsmn.c`, `bifsmn.h` and `model.h`; the other .c files are programs for
-a PC. Compile them optimized (`-Os` takes the least flash, 17 KB on a
-Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so that no
-product and sum are fused; have 2.7 KB of stack free on 32-bit ARM, 6 KB
+Take `bifsmn.c`, `bifsmn.h` and `model.h`; `check.c`, `spot.c` and `listen.c`
+are programs for a PC. Compile them optimized (`-Os` takes the least flash,
+17 KB on a Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so
+that no product and sum are fused; have 2.7 KB of stack free on 32-bit ARM, 6 KB
 elsewhere.
 
     #include "bifsmn.h"
@@ -82,6 +83,10 @@ ARM needs, and whether it computes the same, a PC tells:
 
     make clean
     make check CC=arm-linux-gnueabihf-gcc LDFLAGS=-static RUN=qemu-arm
+
+Whether your device with your compiler does, `selftest.c` tells, with
+`selftest.h` and `golden.h`: `bifsmn_selftest(net, pcm, features, scores)` is
+NULL, or the name of the first stage that differs.
 
 In a stream, `bifsmn_features_next` and `bifsmn_run_features_next` compute only
 what is new, as `listen.c` shows.
@@ -100,8 +105,8 @@ ATTRIBUTION = """\
 THEIRS = ("spot.c", "listen.c", "Makefile", "README.md")
 
 
-def write_package(folder, model, data):
-    """Write everything but the model file and the golden vectors.
+def write_package(folder, engine, data):
+    """Write everything but the model file and its golden vectors in files.
 
     What a project may have changed is written only where there is none.
 
@@ -109,8 +114,8 @@ def write_package(folder, model, data):
     ---------
     folder : Path
         The package, where ``model.bifsmn`` lies.
-    model : Model
-        The model file, parsed.
+    engine : Engine
+        The reference.
     data : bytes
         The model file.
     """
@@ -120,10 +125,13 @@ def write_package(folder, model, data):
         "bifsmn.h": (csrc / "include/bifsmn.h").read_text(encoding="utf-8"),
         "bifsmn.c": amalgamate(csrc / "src"),
         "LICENSE": (csrc / "LICENSE").read_text(encoding="utf-8"),
-        "model.h": c_array(model, data),
+        "model.h": c_array(engine.model, data),
         "check.c": (examples / "check.c").read_text(encoding="utf-8"),
         "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
         "listen.c": (examples / "listen.c").read_text(encoding="utf-8"),
+        "selftest.c": (examples / "selftest.c").read_text(encoding="utf-8"),
+        "selftest.h": (examples / "selftest.h").read_text(encoding="utf-8"),
+        "golden.h": golden_header(engine),
         "Makefile": MAKEFILE,
         "README.md": README,
     }
@@ -150,7 +158,8 @@ def check_free(folder):
     # What is written first: a package, perhaps an interrupted one.
     if (folder / "bifsmn.h").exists():
         return
-    for name in ("bifsmn.c", "LICENSE", "model.h", "check.c", *THEIRS):
+    library = "bifsmn.c", "LICENSE", "model.h", "check.c", "golden.h"
+    for name in (*library, "selftest.c", "selftest.h", *THEIRS):
         if (folder / name).exists():
             raise ExportError(
                 f"{folder} has a {name} and is no package yet: a package "
