@@ -74,6 +74,15 @@ def test_every_kernel_equals_scalar(tmp_path, level):
     ]
 
 
+@pytest.mark.parametrize("target", ["arm-linux-gnueabihf", "s390x-linux-gnu"])
+def test_scalar_equals_the_definition(tmp_path, target):
+    """With registers of 32 bits, and in the other byte order."""
+    see_to(target)
+    there = tmp_path / "kernels"
+    program = build("tests/kernels.c", there, f"{target}-gcc", "-O2", "-static")
+    assert output(emulator(target), program) == []
+
+
 def test_every_stage_of_every_kernel(tmp_path):
     """A processor without dot products takes neon."""
     there = build("tests/golden.c", tmp_path / "there", GCC, "-O3", "-static")

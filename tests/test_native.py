@@ -254,7 +254,14 @@ def test_the_next_window_of_a_stream_has_the_same_scores(options, tmp_path):
     flags = *SANITIZED, *options
     program = build("tests/stream.c", tmp_path / "stream", "gcc", *flags)
     file = tmp_path / "model.bifsmn"
-    for sizes in SMALL, {"stride": 1, "flags": 63}, {"kernel": 1, "flags": 5}:
+    for sizes in (
+        {},
+        {"stride": 1, "flags": 63},
+        {"stride": 2, "kernel": 1, "frames": 40, "flags": 24},
+        {"stride": 3, "kernel": 9, "frames": 60, "flags": 24},
+        {"stride": 4, "flags": 5},
+        {"frames": 1},
+    ):
         file.write_bytes(make(**sizes).to_bytes())
         subprocess.run([program, file], check=True, env=NO_LEAKS)
     lines = subprocess.check_output([program, FILE], text=True, env=NO_LEAKS)

@@ -6,10 +6,9 @@ Builds the runtime for aarch64, with NEON kernels and scalar ones, and for
 32-bit ARM (Thumb, as a microcontroller has it), runs it under qemu-user with
 the plugin count.c and prints the instructions of one run of the network
 (features to scores), of each of its kernels, of the front end, and of all that
-the next window of a stream takes. They are the same on every host with the same
-compiler. No ARM processor is involved: cycles
-are what llvm-mca models for the instructions that the pointwise-1 kernel
-executed.
+the next window of a stream takes. They are the same on every host with the
+same compiler. No ARM processor is involved: cycles are what llvm-mca models for
+the instructions that the pointwise-1 kernel executed.
 """
 
 import argparse

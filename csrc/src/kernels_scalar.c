@@ -3,8 +3,8 @@
  *
  * Few processors without vectors count the ones of a word, so sums of bits are
  * looked up. Four inputs have 16 patterns of weights; what they differ from
- * each goes into a table once, and serves every output. A register holds that
- * of several positions, a byte each. */
+ * each goes into a table, which serves up to 64 outputs, or all that are counted.
+ * A register holds that of several positions, a byte each. */
 
 #include "kernels.h"
 
@@ -19,7 +19,7 @@ typedef uint64_t scalar_lanes;
 typedef uint32_t scalar_lanes;
 #endif
 enum { LANES_SCALAR = sizeof(scalar_lanes) };
-#define ALL_LANES_SCALAR(byte) ((scalar_lanes)-1 / 255 * (byte))
+#define ALL_LANES_SCALAR(byte) ((scalar_lanes)(-1) / 255 * (byte))
 
 /* For a word of inputs: [its groups of four][patterns of four weights]. */
 typedef scalar_lanes scalar_table[16][16];
@@ -31,8 +31,9 @@ static inline scalar_lanes bytes__scalar(size_t positions, size_t row,
     scalar_lanes bytes = 0;
     size_t p;
 
-    for (p = 0; p < positions; p++, x += row) {
-        const uint32_t half = (uint32_t)(b < 4 ? *x : *x >> 32);
+    for (p = 0; p < positions; p++) {
+        const uint64_t word = x[p * row];
+        const uint32_t half = (uint32_t)(b < 4 ? word : word >> 32);
 
         bytes |= (scalar_lanes)(half >> 8 * (b % 4) & 255) << 8 * p;
     }
@@ -66,7 +67,7 @@ static void fill_table__scalar(size_t positions, size_t row,
             const scalar_lanes r = input__scalar(one, two, 2);
             const scalar_lanes s = input__scalar(one, two, 3);
             const scalar_lanes high[4] = {r + s, most - r + s, r + most - s,
-                                   2 * most - r - s};
+                                          2 * most - r - s};
             scalar_lanes *out = t[g];
 
             for (i = 0; i < 4; i++, out += 4) {
@@ -260,13 +261,13 @@ static void b1_gemm_bits__scalar_1x64(size_t M, size_t N, size_t K,
     uint32_t d[LANES_SCALAR][BLOCK_SCALAR];
     size_t m, n, p;
 
-    for (m = 0; m < M; m += LANES_SCALAR, x += LANES_SCALAR * row)
+    for (m = 0; m < M; m += LANES_SCALAR)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
             const size_t positions = min_size(M - m, LANES_SCALAR);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
             memset(d, 0, sizeof d);
-            differences__scalar(positions, outputs, row, x, NULL,
+            differences__scalar(positions, outputs, row, x + m * row, NULL,
                                 w + 8 * n * row, 1, d[0], BLOCK_SCALAR);
             for (p = 0; p < positions; p++)
                 out[(m + p) * words(N) + n / 64] =
@@ -284,13 +285,13 @@ static void b1_gemm_real__scalar_1x64(size_t M, size_t N, size_t K,
     uint32_t d[LANES_SCALAR][BLOCK_SCALAR];
     size_t m, n, p;
 
-    for (m = 0; m < M; m += LANES_SCALAR, x += LANES_SCALAR * row)
+    for (m = 0; m < M; m += LANES_SCALAR)
         for (n = 0; n < N; n += BLOCK_SCALAR) {
             const size_t positions = min_size(M - m, LANES_SCALAR);
             const size_t outputs = min_size(N - n, BLOCK_SCALAR);
 
             memset(d, 0, sizeof d);
-            differences__scalar(positions, outputs, row, x, NULL,
+            differences__scalar(positions, outputs, row, x + m * row, NULL,
                                 w + 8 * n * row, 1, d[0], BLOCK_SCALAR);
             for (p = 0; p < positions; p++)
                 sign[(m + p) * words(N) + n / 64] = real_outputs__scalar(
@@ -377,21 +378,19 @@ static void b1_gemm_counts__scalar_1x64(size_t M, size_t N, size_t K,
                                         uint32_t *d)
 {
     const size_t row = words(K);
-    const int both = planes == 2 && gain[0] == 2 * gain[1]; /* even levels */
+    const int twice = planes == 2 && gain[0] == 2 * gain[1];
     size_t m, p;
 
     memset(d, 0, 4 * M * N);
     for (m = 0; m < M; m += LANES_SCALAR) {
         const size_t positions = min_size(M - m, LANES_SCALAR);
 
-        if (both)
-            differences__scalar(positions, N, row, x + M * row, x, w, gain[1],
-                                d, N);
-        for (p = 0; p < planes && !both; p++)
-            differences__scalar(positions, N, row, x + p * M * row, NULL, w,
-                                gain[p], d, N);
-        x += LANES_SCALAR * row;
-        d += LANES_SCALAR * N;
+        if (twice)
+            differences__scalar(positions, N, row, x + (M + m) * row,
+                                x + m * row, w, gain[1], d + m * N, N);
+        for (p = 0; p < planes && !twice; p++)
+            differences__scalar(positions, N, row, x + (p * M + m) * row, NULL,
+                                w, gain[p], d + m * N, N);
     }
 }
 

@@ -177,8 +177,10 @@ void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
     net->padded2 =
         arena_take(arena, m->planes * padded2_plane(m) + SLACK / 8, 8);
     net->conv2 = arena_take(arena, m->planes * conv2_plane(m) + SLACK / 8, 8);
-    net->conv2_some = arena_take(
-        arena, m->planes * positions, 8 * (uint64_t)words(m->conv2_channels));
+    if (m->planes > 1)
+        net->conv2_some = arena_take(
+            arena, m->planes * positions,
+            8 * (uint64_t)words(m->conv2_channels));
     net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
     net->stream = arena_take(arena, stream, 4);
     net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
@@ -518,14 +520,14 @@ static void pad_features(const struct model *m, const int8_t *restrict features,
             out[f] = (uint8_t)(features[f] ^ -128);
 }
 
-/* Rows of a map that the run before made, too: first <= t < end were t + shift
- * then. */
+/* Rows of a map that the run before made, too: row t, first <= t < end, is row
+ * t + shift of then. */
 struct kept {
     size_t first, end, shift;
 };
 
-/* The last frames that both windows have, by what they hold: nobody need be
- * believed. The older ones are in padded1. */
+/* The last frames that both windows have, by what they hold, so that wrong
+ * `hops` do no harm. Those of the run before are in padded1. */
 static struct kept kept_features(const struct bifsmn *net,
                                  const int8_t *features, size_t hops)
 {
@@ -710,9 +712,9 @@ static void conv2_frames(struct bifsmn *net, size_t first, size_t frames)
                                    0, 1};
     const struct b1_layer layer = {frames * m->mels2, m->conv2_channels, K,
                                    net->gathered, net->conv2_weight.data, 0};
-    /* All planes of some frames go to all of the map only by way of another
-     * place. */
-    uint64_t *out = frames == m->frames2 ? net->conv2 : net->conv2_some;
+    /* Two planes of some frames do not follow one another in the map. */
+    const int direct = m->planes == 1 || frames == m->frames2;
+    uint64_t *out = direct ? net->conv2 + first * out_row : net->conv2_some;
     uint64_t *row = net->gathered;
     size_t t, p;
 
@@ -721,7 +723,7 @@ static void conv2_frames(struct bifsmn *net, size_t first, size_t frames)
             gather_rows(patches, net->padded2 + p * padded2_plane(m) +
                                      t * m->stride * in_row, row);
     run_bits(net, layer, CONV2_CUTS, 0, m->section[C2_D].data, out);
-    for (p = 0; p < m->planes && out != net->conv2; p++)
+    for (p = 0; p < m->planes && !direct; p++)
         memcpy(net->conv2 + p * conv2_plane(m) + first * out_row,
                out + p * frames * out_row, 8 * frames * out_row);
 }
@@ -867,6 +869,7 @@ void bifsmn_network_run(struct bifsmn *net, const int8_t *features,
     for (k = 0; k < index; k++)
         before += (size_t)net->depth[k];
 
+    net->ran = 0; /* a trace may leave in the middle */
     run_conv1(net, features, kept1);
     bifsmn_network_trace(net, "conv1", 0, net->conv1,
                          (size_t)(8 * m->planes * conv1_plane(m)));

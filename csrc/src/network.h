@@ -37,8 +37,8 @@ struct bifsmn {
     struct constants {
         enum kind kind;
         enum section_name section;
-        size_t width;                  /* bytes of a number: of floats, cuts of
-                                        * two planes 4, others uint16_t */
+        size_t width;                  /* bytes of a number: 4 for floats and
+                                        * for cuts of two planes, else 2 */
         size_t sets, rows, columns, N; /* the file has [sets][rows][columns],
                                         * kernels take [rows][N] of a set */
         size_t size;                   /* bytes of [rows][N] */
@@ -67,7 +67,7 @@ struct bifsmn {
     uint64_t *conv1;   /* [T1][M1][C1] */
     uint64_t *padded2; /* [T1 + kernel - 1][(M1 + kernel - 1) * C1] */
     uint64_t *conv2;   /* [T2][M2][C2] */
-    uint64_t *conv2_some; /* the same of frames made at once, if not all */
+    uint64_t *conv2_some; /* the same of some frames; with two planes only */
     uint64_t *gathered; /* inputs of one GEMM, the stream for a trace, or what
                          * the front end transforms */
     float *stream;      /* [T2][C] the residual stream, in tiles */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "network.h"
 
 static const struct bifsmn_kernels *kernels;
@@ -81,7 +82,8 @@ int main(int argc, char **argv)
         said = draw(4) ? hops : draw(m->frames + 2);
         start = (start + hops) % (2 * m->frames);
         memcpy(features, stream + start * m->mels, window);
-        memset(features, (int)draw(2), draw(3) * m->mels); /* before it began */
+        memset(features, (int)draw(2), /* before it began */
+               min_size(draw(3), m->frames) * m->mels);
         if (bifsmn_run_features_next(net, features, said, depth, scores) ||
             bifsmn_run_features(other, features, depth, expected) ||
             memcmp(scores, expected, 4 * m->classes)) {
@@ -96,8 +98,9 @@ int main(int argc, char **argv)
     net->kernels = &counted;
     inputs = m->kernel * m->kernel * m->conv1_channels;
     for (i = 0; i < 2; i++) {
-        memcpy(features, stream + i * step * m->mels, window);
-        memset(features, 0, step * m->mels); /* before it began */
+        memcpy(features, stream + min_size(i * step, 2 * m->frames) * m->mels,
+               window);
+        memset(features, 0, min_size(step, m->frames) * m->mels); /* the same */
         bifsmn_run_features_next(net, features, step, net->depth[0], scores);
         printf("%zu %zu\n", rows, positions);
         rows = positions = 0;
