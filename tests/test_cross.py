@@ -138,7 +138,7 @@ def test_every_stage_equals_the_host(tmp_path, target, on_the_host):
 def test_stack_is_what_the_header_says(tmp_path, target):
     there = tmp_path / "there"
     program = build("tests/stack.c", there, f"{target}-gcc", *STACK_FLAGS)
-    most = (2.7 if target.startswith("arm") else 6) * 1024
+    most = (3 if target.startswith("arm") else 7) * 1024
     check_stack([emulator(target), program], tmp_path, most)
 
 

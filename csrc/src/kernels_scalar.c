@@ -80,18 +80,18 @@ static void fill_table__scalar(size_t positions, size_t row,
     }
 }
 
-/* d [positions][step] += gain * differing bits of one word of each output; the
- * words of weights are `row` apart. */
-static void look_up__scalar(size_t positions, size_t outputs, size_t row,
-                            scalar_table t, const uint8_t *w, uint32_t gain,
-                            uint32_t *d, size_t step)
+/* What one word of each output differs from; their words are `row` apart. */
+static void look_up__scalar(size_t outputs, size_t row, scalar_table t,
+                            const uint8_t *w, int more,
+                            scalar_lanes sums[BLOCK_SCALAR])
 {
-    size_t n, p;
+    size_t n;
 
-    for (n = 0; n < outputs; n++, w += 8 * row, d++) {
+    for (n = 0; n < outputs; n++, w += 8 * row) {
         const uint32_t low = load_u32(w), high = load_u32(w + 4);
-        scalar_lanes sum = t[0][low & 15] + t[1][low >> 4 & 15];
+        scalar_lanes sum = more ? sums[n] : 0;
 
+        sum += t[0][low & 15] + t[1][low >> 4 & 15];
         sum += t[2][low >> 8 & 15] + t[3][low >> 12 & 15];
         sum += t[4][low >> 16 & 15] + t[5][low >> 20 & 15];
         sum += t[6][low >> 24 & 15] + t[7][low >> 28];
@@ -99,9 +99,20 @@ static void look_up__scalar(size_t positions, size_t outputs, size_t row,
         sum += t[10][high >> 8 & 15] + t[11][high >> 12 & 15];
         sum += t[12][high >> 16 & 15] + t[13][high >> 20 & 15];
         sum += t[14][high >> 24 & 15] + t[15][high >> 28];
-        for (p = 0; p < positions; p++) /* at most 64 * 3 */
-            d[p * step] += gain * (uint32_t)(sum >> 8 * p & 255);
+        sums[n] = sum;
     }
+}
+
+/* d [positions][step] += gain * sums */
+static void add_lanes__scalar(size_t positions, size_t outputs, size_t step,
+                              const scalar_lanes sums[BLOCK_SCALAR],
+                              uint32_t gain, uint32_t *d)
+{
+    size_t p, n;
+
+    for (p = 0; p < positions; p++)
+        for (n = 0; n < outputs; n++)
+            d[p * step + n] += gain * (uint32_t)(sums[n] >> 8 * p & 255);
 }
 
 /* d [positions][step] += gain * differing bits of up to LANES_SCALAR rows and
@@ -112,12 +123,22 @@ static void differences__scalar(size_t positions, size_t outputs, size_t row,
                                 const uint8_t *w, uint32_t gain, uint32_t *d,
                                 size_t step)
 {
+    /* A byte holds 3 * 64. */
+    const size_t at_once = twos || outputs > BLOCK_SCALAR ? 1 : 3;
+    scalar_lanes sums[BLOCK_SCALAR];
     scalar_table t;
-    size_t k;
+    size_t k, n;
 
     for (k = 0; k < row; k++) {
         fill_table__scalar(positions, row, ones + k, twos ? twos + k : NULL, t);
-        look_up__scalar(positions, outputs, row, t, w + 8 * k, gain, d, step);
+        for (n = 0; n < outputs; n += BLOCK_SCALAR) {
+            const size_t block = min_size(outputs - n, BLOCK_SCALAR);
+
+            look_up__scalar(block, row, t, w + 8 * (n * row + k),
+                            k % at_once != 0, sums);
+            if ((k + 1) % at_once == 0 || k + 1 == row)
+                add_lanes__scalar(positions, block, step, sums, gain, d + n);
+        }
     }
 }
 
