@@ -322,37 +322,25 @@ def test_a_package_builds_in_an_empty_folder(results, tmp_path):
     assert array == (package / "model.bifsmn").read_bytes()
 
 
-FIRMWARE = """
-#include <stdio.h>
-#include "model.h"
-#include "selftest.h"
-
-int main(void)
-{
-    static unsigned char workspace[1000000];
-    static int16_t pcm[16000];
-    static int8_t features[4096];
-    static float scores[16];
-    bifsmn *net;
-    const char *wrong;
-
-    bifsmn_open(bifsmn_model, sizeof bifsmn_model, workspace, sizeof workspace,
-                &net);
-    wrong = bifsmn_selftest(net, pcm, features, scores);
-    puts(wrong ? wrong : "as exported");
-    return 0;
-}
-"""
-
-
-def test_a_device_tests_itself(results, tmp_path):
+def test_a_device_tests_itself_and_hears_the_same(results, archive, tmp_path):
     """And names the first stage that a wrong library gets wrong."""
     cli.main(["export", str(results / "bifsmn/1"), "--package", str(tmp_path)])
-    library = tmp_path / "bifsmn.c"
+    library, firmware = tmp_path / "bifsmn.c", tmp_path / "firmware.c"
     text = library.read_text()
-    (tmp_path / "firmware.c").write_text(FIRMWARE)
+    firmware.write_text(firmware.read_text().replace("0.7f", "0.4f"))
+    clips = [
+        soundfile.read(sorted((archive / word).iterdir())[3], dtype="int16")[0]
+        for word in ("high", "low", "middle", "high")
+    ]
+    pcm = np.pad(clips, [(0, 0), (0, 9000)]).astype("<i2").tobytes()
+    flags = "CFLAGS=-O1 -Wall -Wextra -Wpedantic -Werror"
+    make = "make", "-s", "-C", tmp_path, "CC=gcc", flags
+    subprocess.run([*make, "listen"], check=True)
+    listen = tmp_path / "listen", tmp_path / "model.bifsmn", "2", "0.4"
+    heard = subprocess.check_output(listen, input=pcm, text=False).decode()
+    assert len(heard.splitlines()) >= 3
     for stage, ours, theirs in [
-        ("as exported", "", ""),
+        ("", "", ""),
         ("features", "10.0f * log10f", "10.5f * log10f"),
         ("conv1", "(sum[i - 1] >= thr", "(sum[i - 1] / 2 >= thr"),
         ("fc", "z = z + bias[i];", "z = z + bias[i] * 1.001f;"),
@@ -360,17 +348,13 @@ def test_a_device_tests_itself(results, tmp_path):
     ]:
         assert ours in text
         library.write_text(text.replace(ours, theirs))
-        subprocess.run(
-            [
-                *("gcc", "-std=c99", "-O1", "-Wall", "-Wextra", "-Werror"),
-                *("-DBIFSMN_PORTABLE", "firmware.c", "selftest.c", "bifsmn.c"),
-                *("-lm", "-o", "firmware"),
-            ],
-            check=True,
-            cwd=tmp_path,
+        subprocess.run([*make, "-B", "firmware"], check=True)
+        done = subprocess.run(
+            [tmp_path / "firmware"], input=pcm, capture_output=True
         )
-        said = subprocess.check_output([tmp_path / "firmware"], text=True)
-        assert said == f"{stage}\n"
+        assert done.returncode == bool(stage)
+        said = f"the self-test fails at: {stage}\n" if stage else heard
+        assert done.stdout.decode() == said
 
 
 def test_a_package_replaces_no_other_project(results, tmp_path, capsys):

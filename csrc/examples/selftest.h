@@ -6,8 +6,9 @@
 #include "bifsmn.h"
 
 /* NULL if all is as it was exported, else the name of the first stage that is
- * not. The buffers are overwritten: PCM and features of one decision, and a
- * score for each class. Afterwards no trace is set. */
+ * not. The buffers, of one window, are overwritten: BIFSMN_MODEL_SAMPLES of PCM,
+ * BIFSMN_MODEL_FEATURES, BIFSMN_MODEL_CLASSES scores. Afterwards no trace is
+ * set. */
 const char *bifsmn_selftest(bifsmn *net, int16_t *pcm, int8_t *features,
                             float *scores);
 

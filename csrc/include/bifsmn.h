@@ -7,10 +7,9 @@
  * it writes is one block of memory that you give, and stack: 3 KB of it on
  * 32-bit ARM, 7 KB at most elsewhere, if optimized:
  *
- *     size_t size;
+ *     static unsigned char workspace[BYTES]; // as bifsmn_workspace_size says
  *     bifsmn *net;
- *     int error = bifsmn_workspace_size(file, file_size, &size);
- *     if (!error) error = bifsmn_open(file, file_size, malloc(size), size, &net);
+ *     int error = bifsmn_open(file, file_size, workspace, BYTES, &net);
  *     if (!error) error = bifsmn_run(net, pcm, samples, 8, scores);
  *     if (error) puts(bifsmn_message(error));
  *
@@ -125,10 +124,11 @@ BIFSMN_API int bifsmn_features(bifsmn *net, const int16_t *pcm, size_t samples,
 
 /* The same for a later window of a stream, `hops` times `hop_length` samples
  * after the one that `features` are of: frames that both have stay, and take
- * no time. The features are those that bifsmn_features gives. Neither keeps
- * pcm, but each wants the window in one piece: let DMA write behind it, into a
- * buffer of some steps more, and move the rest to its start when that is full.
- * Where a step is no multiple of hop_length, bifsmn_features takes it all. */
+ * no time. The features are those that bifsmn_features gives, which a first
+ * window takes, one after lost samples, and one whose step is no multiple of
+ * hop_length. Neither keeps pcm, but each wants the window in one piece: copy
+ * what came behind it, into a buffer of some steps more, and move the rest to
+ * its start when that is full. */
 BIFSMN_API int bifsmn_features_next(bifsmn *net, const int16_t *pcm,
                                     size_t samples, size_t hops,
                                     int8_t *features);

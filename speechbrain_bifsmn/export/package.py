@@ -2,7 +2,7 @@
 
 The library is assembled here from csrc/, so that it is kept once: one ``.c``
 with every kernel, one ``.h``, the model as a file and as a C array, golden
-vectors, three small programs, a test for firmware and a Makefile.
+vectors, small programs for a PC and for a device and a Makefile.
 """
 
 import re
@@ -13,17 +13,20 @@ from speechbrain_bifsmn.data.protocols import PROTOCOLS
 from speechbrain_bifsmn.export.fold import ExportError
 from speechbrain_bifsmn.export.golden import golden_header
 from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.spotting import window_step
 
 INCLUDE = re.compile(r'^#include "(\w+\.h)"\n', re.MULTILINE)
 
 MAKEFILE = """\
 # make         ./spot says which keyword a recording holds,
 #              ./listen which ones a stream holds, as they are heard
+# make firmware   ./firmware does so as a device would, which it tests first
 # make check   does this build give the golden vectors?
 #
 # For another machine: make clean
 #                      make CC=aarch64-linux-gnu-gcc LDFLAGS=-static
 #                      make check RUN=qemu-aarch64
+# and make clean again.
 
 CC = cc
 CFLAGS = -O3 -Wall -Wextra
@@ -38,6 +41,10 @@ spot: spot.c bifsmn.c bifsmn.h
 listen: listen.c bifsmn.c bifsmn.h
 \t$(CC) $(CFLAGS) $(STANDARD) $(LDFLAGS) listen.c bifsmn.c -lm -o $@
 
+firmware: firmware.c selftest.c golden.h model.h bifsmn.c bifsmn.h
+\t$(CC) -DBIFSMN_PORTABLE $(CFLAGS) $(STANDARD) $(LDFLAGS) \\
+\t    firmware.c selftest.c bifsmn.c -lm -o $@
+
 check_golden: check.c bifsmn.c bifsmn.h
 \t$(CC) $(CFLAGS) $(STANDARD) $(LDFLAGS) check.c bifsmn.c -lm -o $@
 
@@ -45,7 +52,7 @@ check: check_golden
 \t$(RUN) ./check_golden model.bifsmn golden.txt golden.bin
 
 clean:
-\trm -f spot listen check_golden
+\trm -f spot listen firmware check_golden
 
 .PHONY: all check clean
 """
@@ -65,35 +72,33 @@ plane after the other.
 
 ## On a device without files
 
-Take `bifsmn.c`, `bifsmn.h` and `model.h`; `check.c`, `spot.c` and `listen.c`
-are programs for a PC. Compile them optimized (`-Os` takes the least flash,
-17 KB on a Cortex-M4), without `-ffast-math`, and, if not by gcc or clang, so
-that no product and sum are fused; have 3 KB of stack free on 32-bit ARM, 7 KB
-elsewhere.
+`firmware.c` is a whole one, of static arrays whose sizes are in `model.h`; it
+runs on a PC, too (`make firmware`), and two functions are yours to write.
 
-    #include "bifsmn.h"
-    #include "model.h"
-    static unsigned char workspace[BYTES];
-    bifsmn *net;
-    int error = bifsmn_open(bifsmn_model, sizeof bifsmn_model, workspace,
-                            sizeof workspace, &net);
+Take `bifsmn.c`, `bifsmn.h`, `model.h` and, to see whether your device with your
+compiler computes the same, `selftest.c`, `selftest.h` and `golden.h`:
+`bifsmn_selftest(net, pcm, features, scores)` takes the buffers of the stream
+and is NULL, or the name of the first stage that differs. The other .c files are
+programs for a PC. Compile them optimized, without `-ffast-math`, and, if not by
+gcc or clang, so that no product and sum are fused; have 3 KB of stack free on
+32-bit ARM, 7 KB elsewhere. `-O2` is faster; `-Os` takes the least flash: 18 KB
+on a Cortex-M4, some 28 with what it needs of newlib, and the model.
 
-`BYTES` differs between machines: `bifsmn_workspace_size` gives it. What 32-bit
-ARM needs, and whether it computes the same, a PC tells:
+The workspace that `bifsmn_open` takes differs between machines. A little more
+than a device needs is told by
+
+    make clean && make check CFLAGS="-O2 -DBIFSMN_PORTABLE"
+
+and what 32-bit ARM does, and whether it computes the same, by
 
     make clean
     make check CC=arm-linux-gnueabihf-gcc LDFLAGS=-static RUN=qemu-arm
 
-Whether your device with your compiler does, `selftest.c` tells, with
-`selftest.h` and `golden.h`: `bifsmn_selftest(net, pcm, features, scores)` is
-NULL, or the name of the first stage that differs.
-
-In a stream, `bifsmn_features_next` and `bifsmn_run_features_next` compute only
-what is new, as `listen.c` shows.
+It is the same for all depths: exporting some of them saves flash.
 
 Exporting to this folder again renews the library and the model; `spot.c`,
-`listen.c`, `Makefile` and this file stay as they are. Apache-2.0, see LICENSE;
-`model.h` tells labels, depths and what the model was trained on.
+`listen.c`, `firmware.c`, `Makefile` and this file stay as they are. Apache-2.0,
+see LICENSE; `model.h` tells labels, depths and what the model was trained on.
 """
 # Of a model that was trained on it.
 ATTRIBUTION = """\
@@ -102,7 +107,7 @@ ATTRIBUTION = """\
  * (https://creativecommons.org/licenses/by/4.0/).
 """
 # What a project makes its own, once it has it.
-THEIRS = ("spot.c", "listen.c", "Makefile", "README.md")
+THEIRS = ("spot.c", "listen.c", "firmware.c", "Makefile", "README.md")
 
 
 def write_package(folder, engine, data):
@@ -129,6 +134,7 @@ def write_package(folder, engine, data):
         "check.c": (examples / "check.c").read_text(encoding="utf-8"),
         "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
         "listen.c": (examples / "listen.c").read_text(encoding="utf-8"),
+        "firmware.c": (examples / "firmware.c").read_text(encoding="utf-8"),
         "selftest.c": (examples / "selftest.c").read_text(encoding="utf-8"),
         "selftest.h": (examples / "selftest.h").read_text(encoding="utf-8"),
         "golden.h": golden_header(engine),
@@ -222,6 +228,20 @@ def c_array(model, data):
     -------
     str
     """
+    config = model.config
+    step = window_step(config)
+    hops, rest = divmod(step, config.hop_length)
+    sizes = "".join(
+        f"    BIFSMN_MODEL_{name} = {value}, /* {what} */\n"
+        for name, value, what in [
+            ("RATE", config.sample_rate, "Hz"),
+            ("SAMPLES", config.samples, "of a window"),
+            ("STEP", step, "samples, to the next window of a stream"),
+            ("HOPS", config.frames if rest else hops, "the same, in frames"),
+            ("FEATURES", config.frames * config.n_mels, "of a window"),
+            ("CLASSES", config.classes, "scores"),
+        ]
+    )
     depths = ", ".join(map(str, model.depths))
     # Nothing in a name may end the comment.
     labels = "".join(f" *     {x}\n" for x in model.labels).replace("*/", "*_/")
@@ -232,9 +252,10 @@ def c_array(model, data):
     return (
         "/* model.bifsmn as an array: bifsmn_open(bifsmn_model, sizeof\n"
         " * bifsmn_model, ...). Include it in one file.\n"
-        + ATTRIBUTION
-        * (model.meta.get("protocol") in PROTOCOLS)
+        + ATTRIBUTION * (model.meta.get("protocol") in PROTOCOLS)
         + f" * Depths: {depths}. Labels:\n{labels} */\n"
+        + "/* What bifsmn_info tells, for static arrays. */\n"
+        f"enum {{\n{sizes}}};\n\n"
         f"static const unsigned char bifsmn_model[{len(data)}] = {{\n"
         + "\n".join(rows)
         + "\n};\n"
