@@ -49,7 +49,8 @@ static inline scalar_lanes input__scalar(scalar_lanes ones, scalar_lanes twos,
     return (ones >> i & one) + 2 * (twos >> i & one);
 }
 
-/* Inputs `ones` count once and `twos`, if there are some, twice. */
+/* Inputs `ones` count once and `twos`, if there are some, twice: an input where
+ * its weight is 0, else `most` less it. */
 static void fill_table__scalar(size_t positions, size_t row,
                                const uint64_t *ones, const uint64_t *twos,
                                scalar_table t)
@@ -80,7 +81,8 @@ static void fill_table__scalar(size_t positions, size_t row,
     }
 }
 
-/* What one word of each output differs from; their words are `row` apart. */
+/* In how many places a word of each output differs, onto sums of words before
+ * if there are `more`; the outputs' words are `row` apart. */
 static void look_up__scalar(size_t outputs, size_t row, scalar_table t,
                             const uint8_t *w, int more,
                             scalar_lanes sums[BLOCK_SCALAR])
