@@ -176,7 +176,8 @@ def info(args):
     if report["workspace_bytes"]:
         print(
             f"  memory  {report['workspace_bytes']:,} bytes of workspace here, "
-            f"{2 * model.config.samples:,} of PCM"
+            f"{2 * model.config.samples:,} of PCM; a microcontroller needs "
+            "less: make check in a package"
         )
     for title in ("config", "meta", "sections"):
         print(f"  {title}" + ", of training in PyTorch" * (title == "meta"))
