@@ -643,7 +643,7 @@ def test_misuse_is_refused(tmp_path):
 
 def test_stack_is_what_the_header_says(tmp_path):
     program = build("tests/stack.c", tmp_path / "stack", "gcc", *STACK_FLAGS)
-    check_stack([program], tmp_path, most=7 * 1024)
+    check_stack([program], tmp_path, most=6 * 1024)
 
 
 def test_example(tmp_path):
