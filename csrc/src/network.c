@@ -9,370 +9,7 @@
 #include <string.h>
 
 #include "bytes.h"
-
-/* Copies go by so many bytes, and run over what they should read and write by
- * less. */
-enum { SLACK = 16 };
-
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Words in a row of the map with a border that conv2 reads. */
-static size_t padded2_row(const struct model *m)
-{
-    return words((m->mels1 + m->kernel - 1) * m->conv1_channels);
-}
-
-static size_t round_up(size_t n, size_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
-
-/* The most that a table of this machine asks of the workspace. */
-struct demands {
-    int i8_packs, b1_packs, vectors;
-    size_t tile;
-};
-
-static struct demands demands(void)
-{
-    struct demands most = {0, 0, 0, 1};
-    const struct bifsmn_kernels *kernels;
-    size_t i;
-
-    for (i = 0; (kernels = bifsmn_kernels_at(i)) != NULL; i++) {
-        most.i8_packs |= kernels->i8_pack != NULL;
-        most.b1_packs |= kernels->b1_pack != NULL;
-        most.vectors |= kernels != &bifsmn_kernels_scalar; /* any but it */
-        most.tile = max_size(most.tile, kernels->tile);
-    }
-    return most;
-}
-
-/* Words of one plane of bits; too many, it may be, for a size_t, until the
- * workspace is known to hold them. */
-static uint64_t conv1_plane(const struct model *m)
-{
-    return (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels);
-}
-
-static uint64_t padded2_plane(const struct model *m)
-{
-    return (uint64_t)(m->frames1 + m->kernel - 1) * padded2_row(m);
-}
-
-static uint64_t conv2_plane(const struct model *m)
-{
-    return (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels);
-}
-
-/* Whether layers count bits first. */
-static int counted(const struct model *m)
-{
-    return m->planes > 1 || m->rprelu;
-}
-
-/* What constants there are, and room for all of them or for one set. */
-static void place_constants(struct bifsmn *net, struct arena *arena)
-{
-    const struct model *m = &net->model;
-    const size_t C = m->channels, C2 = m->conv2_channels, E = m->expansion;
-    const size_t stream = m->stream_columns;
-    const size_t sum = m->planes > 1 ? 4 : 2; /* bytes: two planes weigh more */
-    const size_t some = counted(m) ? 1 : 0;   /* slopes: else there is one */
-    const size_t slope = m->rprelu ? C : 1;
-    const struct constants all[CONSTANTS] = {
-        /* kind, section, width, sets, rows, columns, N; not yet size, data */
-        {CUTS, C2_T, sum, 1, m->cuts, C2, C2, 0, NULL},
-        {CUTS, P1_T, sum, m->sets[POINTWISE1], m->cuts, E, E, 0, NULL},
-        {CUTS, ME_X, 4, m->stream_sets, m->cuts, stream, C, 0, NULL},
-        {CUTS, P1_X, 4, m->stream_sets, m->cuts, stream, C, 0, NULL},
-        {AFFINES, FC_A, 4, 1, 2, C, C, 0, NULL},
-        {AFFINES, ME_A, 4, m->sets[MEMORY], 2, C, C, 0, NULL},
-        {AFFINES, P2_A, 4, m->sets[POINTWISE2], 2, C, C, 0, NULL},
-        {SLOPES, FC_S, 4, some, 1, slope, C, 0, NULL},
-        {SLOPES, ME_S, 4, some * m->sets[MEMORY], 1, slope, C, 0, NULL},
-        {SLOPES, P2_S, 4, some * m->sets[POINTWISE2], 1, slope, C, 0, NULL},
-    };
-    size_t most[KINDS] = {0};
-    void *room[KINDS];
-    int i;
-
-    memcpy(net->constants, all, sizeof all);
-    for (i = 0; i < CONSTANTS; i++) {
-        struct constants *k = &net->constants[i];
-
-        k->size = k->rows * k->N * k->width;
-        if (net->unpacked)
-            k->data = arena_take(arena, k->sets, k->size);
-        else if (k->sets > 0)
-            most[k->kind] = max_size(most[k->kind], k->size);
-    }
-    for (i = 0; i < KINDS; i++)
-        room[i] = arena_take(arena, 1, most[i]);
-    for (i = 0; i < CONSTANTS && !net->unpacked; i++)
-        net->constants[i].data = room[net->constants[i].kind];
-}
-
-void bifsmn_network_place(struct bifsmn *net, struct arena *arena)
-{
-    const struct model *m = &net->model;
-    const size_t area = m->kernel * m->kernel, border = m->kernel - 1;
-    const uint64_t row_c = words(m->channels);
-    const struct demands most = demands();
-    const uint64_t stream =
-        (uint64_t)round_up(m->frames2, most.tile) * m->channels;
-    /* Positions that conv2 makes at once. */
-    const uint64_t positions =
-        (uint64_t)m->mels2 * (most.vectors ? m->frames2 : 1);
-    const uint64_t layer = (uint64_t)round_up(m->frames2, most.tile) *
-                           max_size(m->channels, m->expansion);
-    const uint64_t conv2_counts =
-        (positions + most.tile - 1) / most.tile * most.tile * m->conv2_channels;
-    /* What is gathered: by conv2 or fc, for a trace or a transform, or one
-     * class of the head. Words. */
-    const uint64_t conv2 = positions * words(area * m->conv1_channels);
-    const uint64_t fc =
-        (uint64_t)m->frames2 * words(m->mels2 * m->conv2_channels);
-    const uint64_t inputs = m->planes * (conv2 > fc ? conv2 : fc);
-    const uint64_t outputs = stream / 2 + 1 > m->n_fft ? stream / 2 + 1
-                                                       : m->n_fft;
-    const uint64_t gathered = inputs > outputs ? inputs : outputs;
-
-    net->unpacked = most.vectors;
-    net->depth = arena_take(arena, m->depths, sizeof *net->depth);
-    net->conv1_threshold = arena_take(arena, m->cuts * m->conv1_channels, 4);
-    place_constants(net, arena);
-    if (net->unpacked)
-        net->head_weight = arena_take(arena, m->classes * stream, 4);
-    if (counted(m))
-        net->counts = arena_take(
-            arena, conv2_counts > layer ? conv2_counts : layer, 4);
-
-    if (most.i8_packs)
-        net->conv1_weight.packed = arena_take(
-            arena, 1, i8_packed_size(m->conv1_channels, m->kernel, m->kernel));
-    if (most.b1_packs) {
-        const size_t C = m->channels, E = m->expansion;
-
-        net->conv2_weight.packed = arena_take(
-            arena, 1,
-            b1_packed_size(m->conv2_channels, area * m->conv1_channels));
-        net->fc_weight.packed = arena_take(
-            arena, 1, b1_packed_size(C, m->mels2 * m->conv2_channels));
-        net->p1_weight.packed =
-            arena_take(arena, m->layers, b1_packed_size(E, C));
-        net->p2_weight.packed =
-            arena_take(arena, m->layers, b1_packed_size(C, E));
-    }
-
-    net->features = arena_take(arena, m->frames * m->mels, 1);
-    net->padded1 = arena_take(
-        arena, (m->frames + border) * (m->mels + border) + x_slack(m->stride),
-        1);
-    net->conv1 =
-        arena_take(arena, m->planes * conv1_plane(m) + SLACK / 8, 8);
-    net->padded2 =
-        arena_take(arena, m->planes * padded2_plane(m) + SLACK / 8, 8);
-    net->conv2 = arena_take(arena, m->planes * conv2_plane(m) + SLACK / 8, 8);
-    if (m->planes > 1)
-        net->conv2_some = arena_take(
-            arena, m->planes * positions,
-            8 * (uint64_t)words(m->conv2_channels));
-    net->gathered = arena_take(arena, gathered + SLACK / 8, 8);
-    net->stream = arena_take(arena, stream, 4);
-    net->sign = arena_take(arena, m->planes * m->frames2, 8 * row_c);
-    net->sign2 = arena_take(arena, m->planes * m->frames2, 8 * row_c);
-    net->hidden = arena_take(arena, m->planes * m->frames2,
-                             8 * (uint64_t)words(m->expansion));
-}
-
-/* `count` numbers of a section from number `first` on, to floats or to whole
- * numbers of 16 or 32 bits. A cut beyond any sum stays there, and fits a signed
- * number. */
-static void unpack(const struct section *s, size_t first, size_t count,
-                   size_t width, void *out)
-{
-    uint16_t *thresholds = out;
-    uint32_t *cuts = out;
-    float *reals = out;
-    size_t i;
-
-    if (s->dtype == F32)
-        for (i = 0; i < count; i++)
-            reals[i] = load_f32(s->data + 4 * (first + i));
-    else if (s->dtype == F16)
-        for (i = 0; i < count; i++)
-            reals[i] = load_f16(s->data + 2 * (first + i));
-    else if (s->dtype == U32)
-        for (i = 0; i < count; i++)
-            cuts[i] = (uint32_t)min_size(load_u32(s->data + 4 * (first + i)),
-                                         INT32_MAX);
-    else if (s->dtype == U8)
-        for (i = 0; i < count; i++)
-            thresholds[i] = s->data[first + i];
-    else if (width == 2)
-        for (i = 0; i < count; i++)
-            thresholds[i] = load_u16(s->data + 2 * (first + i));
-    else
-        for (i = 0; i < count; i++)
-            cuts[i] = load_u16(s->data + 2 * (first + i));
-}
-
-/* One set to out [rows][N]: where there is one column, it is that of all N. */
-static void unpack_set(const struct bifsmn *net, const struct constants *k,
-                       size_t set, void *out)
-{
-    float *spread = out; /* cuts and slopes of the stream are floats */
-    size_t row, n;
-
-    unpack(&net->model.section[k->section], set * k->rows * k->columns,
-           k->rows * k->columns, k->width, out);
-    if (k->columns == k->N)
-        return;
-    for (row = k->rows; row-- > 0;) /* backwards: in place */
-        for (n = k->N; n-- > 0;)
-            spread[row * k->N + n] = spread[row];
-}
-
-/* One set, [rows][N]; of its kind, where memory is dear, the only one. */
-static const void *constants(const struct bifsmn *net, enum constants_name name,
-                             size_t set)
-{
-    const struct constants *k = &net->constants[name];
-
-    if (net->unpacked)
-        return (uint8_t *)k->data + set * k->size;
-    unpack_set(net, k, set, k->data);
-    return k->data;
-}
-
-/* Inputs come to conv1 as x + 128, unsigned: what that adds to the sum of a
- * channel is added to its threshold too. One beyond any sum stays there. */
-static int32_t unsigned_threshold(int32_t threshold, size_t K, const uint8_t *w)
-{
-    const int32_t most = 128 * 128 * (int32_t)K + 1;
-    int32_t sum = 0;
-    size_t k;
-
-    for (k = 0; k < K; k++)
-        sum += (int8_t)w[k];
-    return 128 * sum + (threshold < -most  ? -most
-                        : threshold > most ? most
-                                           : threshold);
-}
-
-void bifsmn_network_fill(struct bifsmn *net)
-{
-    const struct model *m = &net->model;
-    const struct section *s = m->section;
-    const size_t area = m->kernel * m->kernel;
-    const struct constants *k = net->constants;
-    size_t i, set;
-
-    memset(net->padded1, 128,
-           (m->frames + m->kernel - 1) * (m->mels + m->kernel - 1));
-    memset(net->padded2, 255, (size_t)(8 * m->planes * padded2_plane(m)));
-    for (i = 0; i < m->depths; i++)
-        net->depth[i] = (int)bifsmn_model_depth(m, i);
-    for (i = 0; i < m->cuts * m->conv1_channels; i++)
-        net->conv1_threshold[i] = unsigned_threshold(
-            load_i32(s[C1_T].data + 4 * i), area,
-            s[C1_W].data + i % m->conv1_channels * area);
-    for (i = 0; i < CONSTANTS && net->unpacked; i++, k++)
-        for (set = 0; set < k->sets; set++)
-            unpack_set(net, k, set, (uint8_t *)k->data + set * k->size);
-}
-
-/* Where the stream holds channel c at position t. */
-static size_t stream_index(const struct bifsmn *net, size_t t, size_t c)
-{
-    const size_t tile = net->kernels->tile;
-
-    return (t / tile * net->model.channels + c) * tile + t % tile;
-}
-
-/* Values of the stream, with those that fill the last tile. */
-static size_t stream_size(const struct bifsmn *net)
-{
-    return round_up(net->model.frames2, net->kernels->tile) *
-           net->model.channels;
-}
-
-/* One class of [classes][T2][C] in the file, as the stream lies; zeros where
- * that has no meaning. */
-static void unpack_head(const struct bifsmn *net, size_t class, float *out)
-{
-    const struct model *m = &net->model;
-    const struct section *s = &m->section[HD_W];
-    const size_t K = m->frames2 * m->channels;
-    const size_t tile = net->kernels->tile;
-    size_t k = 0, t, c;
-
-    memset(out, 0, 4 * stream_size(net));
-    for (t = 0; t < m->frames2; t++) {
-        float *to = &out[stream_index(net, t, 0)];
-
-        for (c = 0; c < m->channels; c++, k++, to += tile) {
-            if (s->dtype == I4) {
-                const uint8_t pair = s->data[class * ((K + 1) / 2) + k / 2];
-                const int nibble = (k % 2 ? pair >> 4 : pair) & 15;
-
-                *to = (float)((nibble ^ 8) - 8);
-            } else {
-                *to = (int8_t)s->data[class * K + k];
-            }
-        }
-    }
-}
-
-/* The weights of `layers` layers, N outputs of K bits each. */
-static void use_b1(struct weights *w, const struct bifsmn_kernels *kernels,
-                   const struct section *s, size_t layers, size_t N, size_t K)
-{
-    size_t i;
-
-    w->data = s->data;
-    w->size = 8 * N * words(K);
-    if (!kernels->b1_pack)
-        return;
-    w->data = w->packed;
-    w->size = (size_t)b1_packed_size(N, K);
-    for (i = 0; i < layers; i++)
-        kernels->b1_pack(N, K, s->data + i * 8 * N * words(K),
-                         w->packed + i * w->size);
-}
-
-void bifsmn_network_use(struct bifsmn *net,
-                        const struct bifsmn_kernels *kernels)
-{
-    const struct model *m = &net->model;
-    const struct section *s = m->section;
-    const size_t area = m->kernel * m->kernel;
-    size_t i;
-
-    net->kernels = kernels;
-    net->conv1_weight.data = s[C1_W].data;
-    if (kernels->i8_pack) {
-        net->conv1_weight.data = net->conv1_weight.packed;
-        kernels->i8_pack(m->conv1_channels, m->kernel, m->kernel, s[C1_W].data,
-                         net->conv1_weight.packed);
-    }
-    use_b1(&net->conv2_weight, kernels, &s[C2_W], 1, m->conv2_channels,
-           area * m->conv1_channels);
-    use_b1(&net->fc_weight, kernels, &s[FC_W], 1, m->channels,
-           m->mels2 * m->conv2_channels);
-    use_b1(&net->p1_weight, kernels, &s[P1_W], m->layers, m->expansion,
-           m->channels);
-    use_b1(&net->p2_weight, kernels, &s[P2_W], m->layers, m->channels,
-           m->expansion);
-    for (i = 0; i < m->classes && net->unpacked; i++)
-        unpack_head(net, i, net->head_weight + i * stream_size(net));
-    if (kernels->head_pack)
-        kernels->head_pack(m->classes, stream_size(net), net->head_weight);
-}
+#include "gather.h"
 
 void bifsmn_network_trace(const struct bifsmn *net, const char *stage, size_t k,
                           const void *data, size_t bytes)
@@ -394,116 +31,6 @@ static void trace_stream(const struct bifsmn *net, const char *stage, size_t k)
         for (c = 0; c < C; c++)
             *out++ = net->stream[stream_index(net, t, c)];
     bifsmn_network_trace(net, stage, k, net->gathered, 4 * T * C);
-}
-
-/* `count` rows, each of `pieces` that come from places `in_piece` apart and
- * then follow one another from `out_first` on. In bytes, or in bits. */
-struct gather {
-    size_t count, pieces, size;
-    size_t in_step, in_piece;   /* to what the next row reads, the next piece */
-    size_t out_step, out_first; /* to the next row; before its first piece */
-    int run_over; /* the rest of a row, and 15 bytes after, may be overwritten */
-};
-
-/* In bytes, pieces of `size` by copies of `width`; inlined, so that a copy is a
- * load and a store. */
-static inline void copy_pieces(struct gather g, size_t size, size_t width,
-                               const uint8_t *restrict in,
-                               uint8_t *restrict out)
-{
-    size_t c, p, i;
-
-    out += g.out_first;
-    for (c = 0; c < g.count; c++, in += g.in_step, out += g.out_step) {
-        const uint8_t *from = in;
-        uint8_t *to = out;
-
-        for (p = g.pieces; p >= 2; p -= 2) { /* loops cost as much as copies */
-            for (i = 0; i < size; i += width) {
-                memcpy(to + i, from + i, width);
-                memcpy(to + size + i, from + g.in_piece + i, width);
-            }
-            from += 2 * g.in_piece;
-            to += 2 * size;
-        }
-        for (i = 0; p > 0 && i < size; i += width)
-            memcpy(to + i, from + i, width);
-    }
-}
-
-/* The width divides the size, or runs over into what the next piece, the next
- * row and whoever asked for it write after. */
-static void gather_bytes(struct gather g, const uint8_t *in, uint8_t *out)
-{
-    if (g.size == 2)
-        copy_pieces(g, 2, 2, in, out);
-    else if (g.size == 4)
-        copy_pieces(g, 4, 4, in, out);
-    else if (g.run_over && g.size <= SLACK)
-        copy_pieces(g, g.size, SLACK, in, out);
-    else if (g.size % 8 == 0)
-        copy_pieces(g, g.size, 8, in, out);
-    else
-        copy_pieces(g, g.size, 1, in, out);
-}
-
-/* n bits of `in` from bit `from` on to `out` from bit `at` on. */
-static void copy_bits(size_t n, const uint64_t *in, size_t from, uint64_t *out,
-                      size_t at)
-{
-    while (n > 0) { /* up to the end of a word of either */
-        const size_t take =
-            min_size(n, min_size(64 - from % 64, 64 - at % 64));
-        const uint64_t mask = ~(uint64_t)0 >> (64 - take) << at % 64;
-        const uint64_t word = in[from / 64] >> from % 64 << at % 64;
-
-        out[at / 64] = (out[at / 64] & ~mask) | (word & mask);
-        from += take;
-        at += take;
-        n -= take;
-    }
-}
-
-/* Whether byte i of a word holds its bits 8 i to 8 i + 7. */
-static int little_endian(void)
-{
-    const uint64_t one = 1;
-    uint8_t first;
-
-    memcpy(&first, &one, 1);
-    return first;
-}
-
-/* In bits. */
-static void gather_bits(struct gather g, const uint64_t *in, uint64_t *out)
-{
-    size_t c, p;
-
-    if (little_endian() && (g.size | g.in_step | g.in_piece | g.out_step |
-                            g.out_first) % 8 == 0) {
-        const struct gather bytes = {
-            g.count,        g.pieces,       g.size / 8,      g.in_step / 8,
-            g.in_piece / 8, g.out_step / 8, g.out_first / 8, g.run_over};
-
-        gather_bytes(bytes, (const uint8_t *)in, (uint8_t *)out);
-    } else {
-        for (c = 0; c < g.count; c++)
-            for (p = 0; p < g.pieces; p++)
-                copy_bits(g.size, in, c * g.in_step + p * g.in_piece, out,
-                          c * g.out_step + g.out_first + p * g.size);
-    }
-}
-
-/* Rows of whole words of K bits each, zeros to the end of the last word. */
-static void gather_rows(struct gather g, const uint64_t *in, uint64_t *out)
-{
-    const size_t K = g.pieces * g.size;
-    size_t c;
-
-    gather_bits(g, in, out);
-    if (K % 64)
-        for (c = 1; c <= g.count; c++)
-            out[c * words(K) - 1] &= ~(~(uint64_t)0 << K % 64);
 }
 
 /* features [T0][M0] into padded1, as x + 128; zeros are around them. */
@@ -601,8 +128,8 @@ static void pad_conv1(struct bifsmn *net)
     size_t p;
 
     for (p = 0; p < m->planes; p++)
-        gather_bits(inside, net->conv1 + p * conv1_plane(m),
-                    net->padded2 + p * padded2_plane(m) + border * row);
+        bifsmn_gather_bits(inside, net->conv1 + p * conv1_plane(m),
+                           net->padded2 + p * padded2_plane(m) + border * row);
 }
 
 /* A binary layer: M positions, N outputs, K inputs in planes that follow one
@@ -646,7 +173,7 @@ static void run_bits(struct bifsmn *net, struct b1_layer l,
                      enum constants_name cuts, size_t set,
                      const uint8_t *direction, uint64_t *out)
 {
-    const void *cut = constants(net, cuts, set);
+    const void *cut = bifsmn_network_constants(net, cuts, set);
 
     if (net->model.planes > 1) {
         count(net, &l, gains(&net->model, l.index));
@@ -673,13 +200,13 @@ static void run_real(struct bifsmn *net, struct b1_layer l,
                      size_t set)
 {
     const struct gains gain = gains(&net->model, l.index);
-    const float *affine = constants(net, affines, set);
+    const float *affine = bifsmn_network_constants(net, affines, set);
 
     if (counted(&net->model)) {
         count(net, &l, gain);
         net->kernels->counts_to_stream(
             l.M, l.N, gain.sum * (uint32_t)l.K, net->counts, affine,
-            constants(net, slopes, set), net->stream);
+            bifsmn_network_constants(net, slopes, set), net->stream);
     } else {
         net->kernels->b1_gemm_real(l.M, l.N, l.K, l.x, l.weight, affine,
                                    slope(net, slopes, set), net->stream,
@@ -694,9 +221,9 @@ static void binarize_stream(struct bifsmn *net, enum constants_name cuts,
     const struct model *m = &net->model;
 
     if (m->stream_sets > 0)
-        net->kernels->stream_to_bits(m->frames2, m->channels, m->cuts,
-                                     net->stream, constants(net, cuts, set),
-                                     out);
+        net->kernels->stream_to_bits(
+            m->frames2, m->channels, m->cuts, net->stream,
+            bifsmn_network_constants(net, cuts, set), out);
 }
 
 /* Frames of net->conv2 from net->padded2; gathered bits [frames][M2][kernel]
@@ -720,8 +247,10 @@ static void conv2_frames(struct bifsmn *net, size_t first, size_t frames)
 
     for (p = 0; p < m->planes; p++)
         for (t = first; t < first + frames; t++, row += m->mels2 * words(K))
-            gather_rows(patches, net->padded2 + p * padded2_plane(m) +
-                                     t * m->stride * in_row, row);
+            bifsmn_gather_rows(patches,
+                               net->padded2 + p * padded2_plane(m) +
+                                   t * m->stride * in_row,
+                               row);
     run_bits(net, layer, CONV2_CUTS, 0, m->section[C2_D].data, out);
     for (p = 0; p < m->planes && !direct; p++)
         memcpy(net->conv2 + p * conv2_plane(m) + first * out_row,
@@ -763,8 +292,8 @@ static void run_fc(struct bifsmn *net)
     size_t p;
 
     for (p = 0; p < m->planes; p++)
-        gather_rows(rows, net->conv2 + p * conv2_plane(m),
-                    net->gathered + p * m->frames2 * words(K));
+        bifsmn_gather_rows(rows, net->conv2 + p * conv2_plane(m),
+                           net->gathered + p * m->frames2 * words(K));
     memset(net->stream, 0, 4 * stream_size(net));
     run_real(net, layer, FC_AFFINES, FC_SLOPES, 0);
 }
@@ -776,7 +305,7 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
     const size_t T = m->frames2, C = m->channels;
     const uint8_t *weight =
         m->section[ME_W].data + layer * m->taps * 8 * words(C);
-    const float *affine = constants(net, MEMORY_AFFINES, set);
+    const float *affine = bifsmn_network_constants(net, MEMORY_AFFINES, set);
     const struct gains gain = gains(m, 2 + 3 * layer);
 
     if (!counted(m)) {
@@ -790,7 +319,7 @@ static void run_memory(struct bifsmn *net, size_t layer, size_t set)
                                    net->counts);
     net->kernels->counts_to_stream(
         T, C, gain.sum * (uint32_t)m->taps, net->counts, affine,
-        constants(net, MEMORY_SLOPES, set), net->stream);
+        bifsmn_network_constants(net, MEMORY_SLOPES, set), net->stream);
 }
 
 /* The sets of constants of one layer. */
@@ -845,7 +374,7 @@ static void run_head(struct bifsmn *net, size_t index, float *scores)
         for (i = 0; i < m->classes; i++) {
             float *row = (float *)net->gathered;
 
-            unpack_head(net, i, row);
+            bifsmn_network_head_row(net, i, row);
             net->kernels->head(1, stream_size(net), net->stream, row,
                                &scores[i]);
         }

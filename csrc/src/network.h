@@ -1,10 +1,12 @@
-/* network.h: the handle, and the network from features to scores. */
+/* network.h: the handle, and the network from features to scores: prepare.c
+ * and network.c. */
 
 #ifndef BIFSMN_NETWORK_H
 #define BIFSMN_NETWORK_H
 
 #include "arena.h"
 #include "bifsmn.h"
+#include "bytes.h"
 #include "frontend.h"
 #include "kernels.h"
 #include "model.h"
@@ -76,12 +78,70 @@ struct bifsmn {
     uint64_t *hidden;  /* [T2][E] between the pointwise layers */
 };
 
+/* Words of one plane of bits; too many, it may be, for a size_t, until the
+ * workspace is known to hold them. */
+static inline uint64_t conv1_plane(const struct model *m)
+{
+    return (uint64_t)m->frames1 * m->mels1 * words(m->conv1_channels);
+}
+
+/* Words in a row of the map with a border that conv2 reads. */
+static inline size_t padded2_row(const struct model *m)
+{
+    return words((m->mels1 + m->kernel - 1) * m->conv1_channels);
+}
+
+static inline uint64_t padded2_plane(const struct model *m)
+{
+    return (uint64_t)(m->frames1 + m->kernel - 1) * padded2_row(m);
+}
+
+static inline uint64_t conv2_plane(const struct model *m)
+{
+    return (uint64_t)m->frames2 * m->mels2 * words(m->conv2_channels);
+}
+
+/* Whether layers count bits first. */
+static inline int counted(const struct model *m)
+{
+    return m->planes > 1 || m->rprelu;
+}
+
+static inline size_t round_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Where the stream holds channel c at position t. */
+static inline size_t stream_index(const struct bifsmn *net, size_t t, size_t c)
+{
+    const size_t tile = net->kernels->tile;
+
+    return (t / tile * net->model.channels + c) * tile + t % tile;
+}
+
+/* Values of the stream, with those that fill the last tile. */
+static inline size_t stream_size(const struct bifsmn *net)
+{
+    return round_up(net->model.frames2, net->kernels->tile) *
+           net->model.channels;
+}
+
+/* prepare.c: first what lies where, then what never changes. */
 void bifsmn_network_place(struct bifsmn *net, struct arena *arena);
 void bifsmn_network_fill(struct bifsmn *net);
 
 /* From here on the network runs with these, the weights laid out for them. */
 void bifsmn_network_use(struct bifsmn *net,
                         const struct bifsmn_kernels *kernels);
+
+/* One set, [rows][N]; of its kind, where memory is dear, the only one. */
+const void *bifsmn_network_constants(const struct bifsmn *net,
+                                     enum constants_name name, size_t set);
+
+/* One class of [classes][T2][C] in the file, as the stream lies; zeros where
+ * that has no meaning. */
+void bifsmn_network_head_row(const struct bifsmn *net, size_t class, float *out);
 
 /* net->features or others [T0][M0] to scores [classes]; hops: after the window
  * of the run before; index: of the depth in the file's list. */
