@@ -146,7 +146,8 @@ class KeywordSpotter(Pretrained):
         ---------
         source : str or Path
             The folder, or a training output folder that has it as ``model``;
-            the network in the package, if not given.
+            the network in the package, if not given. One of the Hugging Face
+            Hub is first downloaded: ``huggingface_hub.snapshot_download``.
         **kwargs
             See ``Pretrained.from_hparams``; ``savedir`` is not used, since
             nothing is fetched.
