@@ -53,7 +53,7 @@ def summarize(labels, truth, predictions):
 
 
 def _percent(part, whole):
-    return round(100.0 * float(part) / int(whole), 3) if whole else None
+    return 100.0 * float(part) / int(whole) if whole else None
 
 
 def paired_bootstrap(first, second, speakers, resamples=10000, seed=0):
