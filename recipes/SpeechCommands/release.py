@@ -92,7 +92,8 @@ and intervals.
 `hparams/bifsmn_best.yaml`, {epochs} epochs, from a full-precision network of
 its shape (`hparams/dfsmn_best.yaml`) and taught by three such, on the part of
 Speech Commands V2 that was at hand ({train:,} clips, cuts of its noise
-among them, three other words as unknown), and on generated clips: {spliced_unknowns:,} pseudo-words spliced from
+among them, three other words as unknown), and on generated clips:
+{spliced_unknowns:,} pseudo-words spliced from
 two recordings, {spoken_unknowns:,} other words and {spoken_keywords:,} keywords
 said by eSpeak NG, and {quiet_silences:,} silences with next to no sound.
 Checkpoint and settings were chosen on validation clips: keywords by other
