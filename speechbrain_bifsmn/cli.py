@@ -222,9 +222,12 @@ def parser():
         "package)",
     )
     where = sub.add_mutually_exclusive_group(required=True)
-    where.add_argument("-o", "--output", help="folder for the model file")
+    where.add_argument(
+        *("-o", "--output"), type=named, help="folder for the model file"
+    )
     where.add_argument(
         "--package",
+        type=named,
         metavar="DIR",
         help="folder for the model file with the C library, an example and a "
         "Makefile, for another project to drop in",
@@ -315,6 +318,13 @@ def add_listening(sub):
         help="posterior from which a keyword is believed (default: "
         "%(default)s); more of it misses more, and has fewer false alarms",
     )
+
+
+def named(folder):
+    """A folder, as a shell gives it: not that of a variable without value."""
+    if not folder:
+        raise argparse.ArgumentTypeError("is empty: name a folder")
+    return folder
 
 
 def depth_list(text):

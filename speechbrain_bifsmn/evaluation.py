@@ -144,7 +144,8 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
     Raises
     ------
     ValueError
-        If the data do not allow it, or its labels are not the model's.
+        If the data do not allow it, its labels are not the model's, or no
+        protocol is given and the model does not tell of one.
     DataError
         If a recording is longer than the model's window.
     """
@@ -153,6 +154,11 @@ def protocol_clips(data, model, protocol=None, words=None, split="test"):
         protocol = "words"
     elif not protocol:
         protocol, words = trained.get("protocol"), trained.get("words")
+        if not protocol:
+            raise ValueError(
+                "the model does not tell what it was trained on: give "
+                "--protocol or --words, or --all for every recording"
+            )
     shares = {key: trained[key] for key in SHARES if key in trained}
     labels = get_protocol(protocol, words).labels
     check_same_labels("the model", model.labels, labels)

@@ -26,5 +26,10 @@ def whole_file(path):
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        # Of a full disk it says no more than that.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_bifsmn.data.audio import LOUDEST, read_audio
-from speechbrain_bifsmn.data.manifest import read_labels
+from speechbrain_bifsmn.data.manifest import check_labels, read_labels
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import network_yaml
 from speechbrain_bifsmn.pretrained import FOLDER
@@ -40,7 +40,17 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
         Class names.
     facts : dict
         How it was trained; exported with the model.
+
+    Raises
+    ------
+    HyperparameterError
+        See ``network_yaml``.
+    OSError
+        If the folder cannot be written.
+    DataError
+        If a label is empty, has a line break, or is there twice.
     """
+    check_labels(labels, folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -137,6 +147,7 @@ class KeywordSpotter(Pretrained):
 
     MODULES_NEEDED = ["log_mel", "model"]
     HPARAMS_NEEDED = ["sample_rate", "samples", "model"]
+    labels = None  # whom SpeechBrain's own loaders make has none
 
     @classmethod
     def from_hparams(cls, source=FOLDER, **kwargs):
@@ -163,7 +174,8 @@ class KeywordSpotter(Pretrained):
         ValueError
             If ``hyperparams.yaml`` does not describe a network, or the
             checkpoint is damaged, of another network, or holds anything but
-            weights. Errors are SpeechBrain's own where arguments are given.
+            weights, or the labels are not as many as its outputs. Errors are
+            SpeechBrain's own where arguments are given.
         """
         source = trained_folder(source)
         weights = source / "model.ckpt"
@@ -197,6 +209,13 @@ class KeywordSpotter(Pretrained):
         # SpeechBrain only warns of weights that are missing or left over.
         load_weights(weights, spotter.hparams.model)
         spotter.labels = read_labels(source / "labels.txt")
+        silence = torch.zeros(1, spotter.hparams.samples)
+        outputs = spotter.classify_batch(silence).shape[-1]
+        if len(spotter.labels) != outputs:
+            raise ValueError(
+                f"{source / 'labels.txt'} has {len(spotter.labels)} labels, "
+                f"the network {outputs} outputs: copy it again"
+            )
         return spotter
 
     def classify_batch(self, wavs, lens=None, depth=None):
@@ -252,7 +271,19 @@ class KeywordSpotter(Pretrained):
         Returns
         -------
         (str, float)
+
+        Raises
+        ------
+        DataError
+            If it is no such file, see ``read_pcm``.
+        ValueError
+            If it is longer than a window, or ``labels`` were not loaded.
         """
+        if self.labels is None:
+            raise ValueError(
+                "the labels of this KeywordSpotter are not known: load it with "
+                "KeywordSpotter.from_hparams, or set its labels"
+            )
         rate = self.hparams.sample_rate
         wav = torch.as_tensor(read_audio(path, sample_rate=rate))
         posteriors = self.classify_batch(wav.unsqueeze(0), depth=depth)[0]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.inference.interfaces import pretrained_from_hparams
 
 from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.export import folder as export_module
@@ -462,12 +463,12 @@ def test_labels_that_do_not_fit_are_named_before_anything_is_written(
     out, labels = tmp_path / "out", trained / "labels.txt"
     for text, message in [
         ("lwo\nmiddle\nhigh\n_silence_\n", "label 'low', the network only lwo"),
-        ("low\nlow\nhigh\n_silence_\n", "label 'low' in line 2"),
-        ("low\n\nhigh\n_silence_\n", "label '' in line 2"),
-        ("low\nhigh\n", "2 labels for 4 classes"),
+        ("low\nlow\nhigh\n_silence_\n", "label 'low', number 2"),
+        ("low\n\nhigh\n_silence_\n", "label '', number 2"),
+        ("low\nhigh\n", "2 labels, the network 4 outputs"),
     ]:
         labels.write_text(text)
-        with pytest.raises(ExportError, match=message):
+        with pytest.raises(ValueError, match=message):
             export_folder(trained, out)
     labels.write_text("\n".join(LABELS))
     clips = sorted(archive.glob("low/*.wav"))[:2]
@@ -637,6 +638,26 @@ def test_a_full_disk_leaves_the_folder_as_it_was(trained, monkeypatch):
     assert before == {
         path.name: path.read_bytes() for path in trained.iterdir()
     }
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: b"extra\n" + text, "5 labels, the network 4 outputs"),
+        (lambda text: text + b"\xff\n", "no text in UTF-8"),
+    ],
+)
+def test_labels_that_are_not_the_network_s(change, message, trained):
+    path = trained / "labels.txt"
+    path.write_bytes(change(path.read_bytes()))
+    spoken = one_line_about("labels.txt", KeywordSpotter.from_hparams, trained)
+    assert message in spoken
+
+
+def test_speechbrain_s_own_loader_has_no_labels(trained):
+    spotter = pretrained_from_hparams(KeywordSpotter, str(trained))
+    with pytest.raises(ValueError, match="KeywordSpotter.from_hparams, or set"):
+        spotter.classify_file("yes.wav")
 
 
 def test_labels_may_have_spaces_and_accents(trained, tmp_path):

@@ -141,6 +141,11 @@ def read_pcm(path, start=0, stop=None, sample_rate=SAMPLE_RATE):
         raise DataError(
             f"{path}: not a readable sound file ({error.error_string})"
         ) from None
+    except MemoryError:
+        raise DataError(
+            f"{path}: says that it has {frames:,} samples, more than there is "
+            "memory for: it is damaged, or has to be cut"
+        ) from None
     if len(audio) < stop - start:
         raise DataError(f"{path}: ends after sample {start + len(audio)}")
     if not np.isfinite(audio).all():

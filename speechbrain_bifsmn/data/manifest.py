@@ -68,6 +68,11 @@ def read_manifest(path):
     for i, row in enumerate(rows):
         if None in row.values():
             raise DataError(f"{path}: row {i + 1} is cut short")
+        if not (row["start"].isdecimal() and row["stop"].isdecimal()):
+            raise DataError(
+                f"{path}: row {i + 1} starts and stops at {row['start']!r} and "
+                f"{row['stop']!r}, which are no numbers of samples"
+            )
     return rows
 
 
@@ -82,8 +87,44 @@ def read_labels(path):
     Returns
     -------
     list of str
+
+    Raises
+    ------
+    DataError
+        If the file is no such text, or a label is empty or there twice.
     """
-    return Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8: {error}") from None
+    # Not splitlines, for which a label may hold a line's end or two.
+    labels = text.removesuffix("\n").split("\n")
+    check_labels(labels, path)
+    return labels
+
+
+def check_labels(labels, name):
+    """Refuse labels that cannot be told apart or be a line each.
+
+    Arguments
+    ---------
+    labels : list of str
+    name : str or Path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    DataError
+        Naming the label.
+    """
+    for i, label in enumerate(labels):
+        if not label.strip() or label in labels[:i]:
+            raise DataError(
+                f"{name}: label {label!r}, number {i + 1}, is empty or there "
+                "twice; give every class a name of its own"
+            )
+        if "\n" in label or "\r" in label:
+            raise DataError(f"{name}: label {label!r} has a line break")
 
 
 def check_same_labels(name, known, labels):

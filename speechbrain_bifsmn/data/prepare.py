@@ -244,12 +244,15 @@ def read_seal(folder):
     Raises
     ------
     DataError
-        If there is none, or one of an earlier version.
+        If there is none, or it is damaged or of an earlier version.
     """
     path = Path(folder) / "prepare.json"
     sealed = {}
     if path.is_file():
-        sealed = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            sealed = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}): delete it") from None
     if "clips" not in sealed:
         raise DataError(
             f"{folder} is not prepared, or by an earlier version: leave "

@@ -165,6 +165,12 @@ def get_protocol(name, words=None):
             f"--words {' '.join(words)}: a task needs at least two different "
             f"labels, one of them a word, and none of them twice"
         )
+    for word in keywords:
+        if word.startswith(("_", ".")) or "\n" in word or "\r" in word:
+            raise DataError(
+                f"--words: {word!r} cannot be a word's folder: it begins with "
+                "_ or ., or has a line break"
+            )
     return Protocol("words", keywords, UNKNOWN in words, SILENCE in words)
 
 

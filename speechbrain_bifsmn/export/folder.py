@@ -109,7 +109,7 @@ def export_folder(
     rows = read_manifest(used) if used.is_file() else []
     if manifest is not None and not rows:
         raise ExportError(f"{manifest} has no clips: give another manifest")
-    check_labels(model.labels, rows, used)
+    check_clips(rows, used, model.labels)
     try:
         progress = tqdm(rows, desc="features")
         features = list(clip_features(engine, model, progress))
@@ -202,29 +202,23 @@ def fold_trained(network, spotter, facts, real=np.float16):
     )
 
 
-def check_labels(labels, rows, manifest):
-    """Refuse labels that cannot be told apart, and clips of no label.
+def check_clips(rows, manifest, labels):
+    """Refuse clips of no label.
 
     Arguments
     ---------
-    labels : list of str
-        Of the network.
     rows : list of dict
         Manifest rows.
     manifest : Path
         Where they come from, for the message.
+    labels : list of str
+        Of the network.
 
     Raises
     ------
     ExportError
         Naming the label.
     """
-    for i, label in enumerate(labels):
-        if not label.strip() or label in labels[:i]:
-            raise ExportError(
-                f"labels.txt: label {label!r} in line {i + 1} is empty or "
-                "there twice; give every class a name of its own"
-            )
     for row in rows:
         if row["label"] not in labels:
             raise ExportError(

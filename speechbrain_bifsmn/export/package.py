@@ -106,6 +106,10 @@ ATTRIBUTION = """\
  * (https://arxiv.org/abs/1804.03209), CC BY 4.0
  * (https://creativecommons.org/licenses/by/4.0/).
 """
+EXAMPLES = (
+    *("check.c", "spot.c", "listen.c", "firmware.c"),
+    *("selftest.c", "selftest.h"),
+)
 # What a project makes its own, once it has it.
 THEIRS = ("spot.c", "listen.c", "firmware.c", "Makefile", "README.md")
 
@@ -125,22 +129,18 @@ def write_package(folder, engine, data):
         The model file.
     """
     csrc = resources.files("speechbrain_bifsmn.csrc")
-    examples = csrc / "examples"
     texts = {
         "bifsmn.h": (csrc / "include/bifsmn.h").read_text(encoding="utf-8"),
         "bifsmn.c": amalgamate(csrc / "src"),
         "LICENSE": (csrc / "LICENSE").read_text(encoding="utf-8"),
         "model.h": c_array(engine.model, data),
-        "check.c": (examples / "check.c").read_text(encoding="utf-8"),
-        "spot.c": (examples / "spot.c").read_text(encoding="utf-8"),
-        "listen.c": (examples / "listen.c").read_text(encoding="utf-8"),
-        "firmware.c": (examples / "firmware.c").read_text(encoding="utf-8"),
-        "selftest.c": (examples / "selftest.c").read_text(encoding="utf-8"),
-        "selftest.h": (examples / "selftest.h").read_text(encoding="utf-8"),
         "golden.h": golden_header(engine),
         "Makefile": MAKEFILE,
         "README.md": README,
     }
+    for name in EXAMPLES:
+        example = csrc / "examples" / name
+        texts[name] = example.read_text(encoding="utf-8")
     for name, text in texts.items():
         if name in THEIRS and (folder / name).exists():
             continue
@@ -164,8 +164,8 @@ def check_free(folder):
     # What is written first: a package, perhaps an interrupted one.
     if (folder / "bifsmn.h").exists():
         return
-    library = "bifsmn.c", "LICENSE", "model.h", "check.c", "golden.h"
-    for name in (*library, "selftest.c", "selftest.h", *THEIRS):
+    library = "bifsmn.c", "LICENSE", "model.h", "golden.h"
+    for name in (*library, *EXAMPLES, *THEIRS):
         if (folder / name).exists():
             raise ExportError(
                 f"{folder} has a {name} and is no package yet: a package "
