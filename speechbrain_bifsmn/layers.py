@@ -45,6 +45,28 @@ def check_input(network, x, depths):
             )
 
 
+def check_sizes(least=1, **sizes):
+    """Refuse sizes that are no whole numbers, or too small.
+
+    Arguments
+    ---------
+    least : int
+        The smallest that they may be.
+    **sizes
+        By the names that users give them.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is wrong.
+    """
+    for name, size in sizes.items():
+        if not is_whole(size) or size < least:
+            raise ValueError(
+                f"{name} is a whole number from {least} on, not {size!r}"
+            )
+
+
 class _Pad(torch.autograd.Function):
     """F.pad with a value that gets the gradient of the places outside."""
 
@@ -125,12 +147,13 @@ class _Layer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        self.weight_quantizer = weight_quantizer and make(
-            WEIGHTS, weight_quantizer, shape, kind
-        )
-        self.activation_quantizer = activation_quantizer and make(
-            ACTIVATIONS, activation_quantizer, channels
-        )
+        self.weight_quantizer = self.activation_quantizer = None
+        if weight_quantizer is not None:
+            self.weight_quantizer = make(WEIGHTS, weight_quantizer, shape, kind)
+        if activation_quantizer is not None:
+            self.activation_quantizer = make(
+                ACTIVATIONS, activation_quantizer, channels
+            )
 
     def quantized_weight(self):
         """The weight as the layer uses it."""
@@ -215,6 +238,11 @@ class Conv2d(_Layer):
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real layer.
 
+    Raises
+    ------
+    ValueError
+        If ``kernel`` or ``stride`` is impossible.
+
     Example
     -------
     >>> Conv2d(3, 4, 5, 2, "bnn", "bnn")(torch.randn(2, 3, 32, 20)).shape
@@ -230,6 +258,7 @@ class Conv2d(_Layer):
         weight_quantizer=None,
         activation_quantizer=None,
     ):
+        check_sizes(kernel=kernel, stride=stride)
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, not {kernel}")
         super().__init__(
@@ -267,6 +296,11 @@ class Memory(_Layer):
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real layer.
 
+    Raises
+    ------
+    ValueError
+        If a size is impossible.
+
     Example
     -------
     >>> Memory(6, left=3, right=0, dilation=2)(torch.randn(2, 8, 6)).shape
@@ -282,11 +316,8 @@ class Memory(_Layer):
         weight_quantizer=None,
         activation_quantizer=None,
     ):
-        if min(left, right) < 0 or dilation < 1:
-            raise ValueError(
-                "taps need left and right of at least 0 and a dilation of at "
-                f"least 1, not {left}, {right}, {dilation}"
-            )
+        check_sizes(channels=channels, dilation=dilation)
+        check_sizes(0, left=left, right=right)
         super().__init__(
             (channels, left + 1 + right),
             weight_quantizer,

@@ -204,6 +204,8 @@ def test_wrong_depth_shape_and_settings_are_named(network):
         DFSMN(private="memory")
     with pytest.raises(ValueError, match="conv_channels are two, not 16"):
         DFSMN(conv_channels=16)
+    with pytest.raises(ValueError, match="no binarizer named ''"):
+        BiFSMN(weight_quantizer="")
     feats = torch.randn(2, network.frames, network.n_mels)
     assert torch.equal(
         network(feats, depth=np.int64(2)), network(feats, depth=2)
@@ -349,6 +351,24 @@ def test_clips_without_samples_have_no_features():
 def test_depths_are_whole_numbers(depths):
     with pytest.raises(ValueError, match="a list of whole numbers"):
         BiFSMN(depths=depths)
+
+
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        *(({name: 0}, 1) for name in ("n_mels", "frames", "classes")),
+        *(({name: 0}, 1) for name in ("kernel", "stride", "dilation")),
+        *(({name: 0}, 1) for name in ("channels", "expansion", "layers")),
+        *(({name: 1.5}, 0) for name in ("left", "right")),
+        ({"channels": -4}, 1),
+        ({"conv_channels": [0, 4]}, 1),
+    ],
+)
+def test_sizes_are_whole_numbers(options, least):
+    ((name, value),) = options.items()
+    words = f"{name}.* is a whole number from {least} on, not "
+    with pytest.raises(ValueError, match=words):
+        DFSMN(**options)
 
 
 def test_dropout_is_on_what_a_layer_adds():

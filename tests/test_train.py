@@ -644,7 +644,7 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--lr", "lr needs a value"),
         ("--licence=12", "licence is text, not 12"),
         ("--hop_length=0", "0 < hop_length"),
-        ("--dilation=0", "a dilation of at least 1"),
+        ("--dilation=0", "dilation is a whole number from 1 on"),
         ("--wav_augment=none", "wav_augment is a mapping or null"),
         ("--noise_probability=70", "noise_probability must be from 0 to 1"),
         ("--snr_low=40", "snr_low must be at most snr_high"),

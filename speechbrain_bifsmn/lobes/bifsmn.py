@@ -41,6 +41,11 @@ class BiFSMN(DFSMN):
     **sizes
         See ``DFSMN``.
 
+    Raises
+    ------
+    ValueError
+        If ``feature_step`` or ``head_bits`` is impossible, or as ``DFSMN``.
+
     Example
     -------
     >>> import torch

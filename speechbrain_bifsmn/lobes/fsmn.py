@@ -26,6 +26,7 @@ from speechbrain_bifsmn.layers import (
     NormPReLU,
     PerDepth,
     check_input,
+    check_sizes,
 )
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
 
@@ -51,6 +52,11 @@ class FSMNMemory(nn.Module):
         share one in training.
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real block.
+
+    Raises
+    ------
+    ValueError
+        If a size is impossible, or there is no such binarizer.
 
     Example
     -------
@@ -108,6 +114,11 @@ class DFSMNBlock(nn.Module):
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real layer.
 
+    Raises
+    ------
+    ValueError
+        If a size is impossible, or there is no such binarizer.
+
     Example
     -------
     >>> DFSMNBlock(16, 32)(torch.randn(2, 8, 16)).shape
@@ -128,6 +139,7 @@ class DFSMNBlock(nn.Module):
         activation_quantizer=None,
     ):
         super().__init__()
+        check_sizes(expansion=expansion)
         quantizers = weight_quantizer, activation_quantizer
         self.memory = FSMNMemory(
             channels,
@@ -197,6 +209,12 @@ class DFSMN(nn.Module):
     weight_quantizer, activation_quantizer : str, optional
         Names of binarizers; None for a real network.
 
+    Raises
+    ------
+    ValueError
+        If a size or ``depths`` is impossible, or there is no such norm or
+        binarizer.
+
     Example
     -------
     >>> model = DFSMN(n_mels=20, frames=40, classes=5, layers=3, depths=[3, 1])
@@ -227,6 +245,13 @@ class DFSMN(nn.Module):
         activation_quantizer=None,
     ):
         super().__init__()
+        check_sizes(
+            n_mels=n_mels,
+            frames=frames,
+            classes=classes,
+            channels=channels,
+            layers=layers,
+        )
         depths = _checked_depths(depths or [layers], layers)
         if isinstance(private, str):
             raise ValueError(f"private is a list of norms, not {private!r}")
@@ -244,6 +269,7 @@ class DFSMN(nn.Module):
         if not isinstance(conv_channels, Sequence) or len(conv_channels) != 2:
             raise ValueError(f"conv_channels are two, not {conv_channels!r}")
         first, second = conv_channels
+        check_sizes(**{"conv_channels[0]": first, "conv_channels[1]": second})
         self.conv1 = Conv2d(1, first, kernel, stride)
         # Before a binary layer only the sign matters.
         prelu = activation_quantizer is None
