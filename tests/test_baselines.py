@@ -72,6 +72,16 @@ def test_impossible_sizes_are_named():
         BCResNet(n_mels=60)
     with pytest.raises(ValueError, match="8 mel bands have no 10"):
         DSCNN(n_mels=8)
+    for name in ("frames", "coefficients"):
+        with pytest.raises(ValueError, match=f"{name} is .* from 2 on, not 1"):
+            DSCNN(**{name: 1})
+    for network, name in (BCResNet, "classes"), (DSCNN, "channels"):
+        with pytest.raises(ValueError, match=f"{name} is .* from 1 on, not 0"):
+            network(**{name: 0})
+    with pytest.raises(ValueError, match="tau is a number from 0.125 on"):
+        BCResNet(tau=0)
+    # Stages alike in channels, of which one halves the mel bands.
+    assert BCResNet(tau=0.125)(torch.randn(2, 100, 40)).shape == (2, 12)
 
 
 def test_each_sub_band_is_normalised_by_itself():

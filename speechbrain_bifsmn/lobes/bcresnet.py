@@ -12,9 +12,12 @@ Chang et al., "SubSpectral Normalization for Neural Audio Data Processing",
 ICASSP 2021. BC-ResNet-1 has 9.2k parameters at 12 classes.
 """
 
+import math
+
 import torch
 from torch import nn
 
+from speechbrain_bifsmn.layers import check_sizes
 from speechbrain_bifsmn.lobes.single import SingleDepth
 
 # Mel bands are normalised in this many groups.
@@ -55,7 +58,7 @@ class BCResBlock(nn.Module):
 
     f2 is a depthwise convolution over frequency with sub-spectral norm; f1 a
     depthwise convolution over time, batch norm, swish, a pointwise map and
-    dropout of whole channels. Where the channels change (the transition
+    dropout of whole channels. Where channels or bands change (the transition
     block), f2 begins with a pointwise map and x itself is not added.
 
     Arguments
@@ -77,7 +80,7 @@ class BCResBlock(nn.Module):
 
     def __init__(self, inputs, outputs, stride=1, dilation=1, dropout=0.1):
         super().__init__()
-        self.residual = inputs == outputs
+        self.residual = inputs == outputs and stride == 1
         options = {"groups": outputs, "bias": False}
         pointwise = (
             nn.Conv2d(inputs, outputs, 1, bias=False),
@@ -125,6 +128,11 @@ class BCResNet(SingleDepth):
     dropout : float
         See ``BCResBlock``.
 
+    Raises
+    ------
+    ValueError
+        If a size is impossible.
+
     Example
     -------
     >>> model = BCResNet()
@@ -136,6 +144,10 @@ class BCResNet(SingleDepth):
 
     def __init__(self, n_mels=40, frames=100, classes=12, tau=1, dropout=0.1):
         super().__init__(n_mels, frames, sum(blocks for blocks, *_ in STAGES))
+        check_sizes(classes=classes)
+        # With less, the stage of 8 channels has none.
+        if not 1 / 8 <= tau < math.inf:
+            raise ValueError(f"tau is a number from 0.125 on, not {tau}")
         if n_mels % (8 * BANDS):
             raise ValueError(
                 f"BC-ResNet halves the mel bands three times and norms them "

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import nn
 
+from speechbrain_bifsmn.layers import check_sizes
 from speechbrain_bifsmn.lobes.single import SingleDepth
 
 
@@ -95,6 +96,11 @@ class DSCNN(SingleDepth):
     layers : int
         Depthwise-separable layers.
 
+    Raises
+    ------
+    ValueError
+        If a size is impossible.
+
     Example
     -------
     >>> model = DSCNN()
@@ -114,6 +120,9 @@ class DSCNN(SingleDepth):
         layers=4,
     ):
         super().__init__(n_mels, frames, layers)
+        check_sizes(classes=classes, channels=channels, layers=layers)
+        # Smaller maps do not hold the first kernel, even padded.
+        check_sizes(2, frames=frames, coefficients=coefficients)
         if coefficients > n_mels:
             raise ValueError(
                 f"{n_mels} mel bands have no {coefficients} coefficients"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from speechbrain_bifsmn.layers import check_input
+from speechbrain_bifsmn.layers import check_input, check_sizes
 
 
 class SingleDepth(nn.Module):
@@ -20,10 +20,16 @@ class SingleDepth(nn.Module):
         Frames of the input.
     depth : int
         The only depth there is.
+
+    Raises
+    ------
+    ValueError
+        If ``n_mels`` or ``frames`` is impossible.
     """
 
     def __init__(self, n_mels, frames, depth):
         super().__init__()
+        check_sizes(n_mels=n_mels, frames=frames)
         self.n_mels = n_mels
         self.frames = frames
         self.depths = (depth,)
