@@ -5,6 +5,8 @@ whoever teaches, ``forward`` compares it with the student's output at one
 depth. ``KeywordBrain`` sums them; a loss of weight 0 is off.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -49,6 +51,11 @@ class Distillation(nn.Module):
     ---------
     weight : float
         Factor of the loss.
+
+    Raises
+    ------
+    ValueError
+        If a number is impossible.
     """
 
     # Who teaches: "teacher", the frozen network at its full depth, once a
@@ -59,6 +66,11 @@ class Distillation(nn.Module):
 
     def __init__(self, weight):
         super().__init__()
+        if not math.isfinite(weight):
+            raise ValueError(
+                f"the weight of {type(self).__name__} is a finite number, not "
+                f"{weight}"
+            )
         self.weight = weight
 
     def targets(self, logits, features):
@@ -122,8 +134,10 @@ class LogitDistillation(Distillation):
 
     def __init__(self, weight=1.0, temperature=2.0):
         super().__init__(weight)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                f"temperature must be positive and finite, not {temperature}"
+            )
         self.temperature = temperature
 
     @torch.no_grad()

@@ -6,6 +6,8 @@ binary layer pads after binarization, with the greatest of its values, so its
 input never has another.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -412,6 +414,11 @@ class IntegerConv2d(Conv2d):
         One int8 step of the input. Inputs beyond [-128, 127] steps are
         clipped.
 
+    Raises
+    ------
+    ValueError
+        If a size or ``step`` is impossible.
+
     Example
     -------
     >>> IntegerConv2d(1, 4, 5, 2, step=0.05)(torch.randn(2, 1, 32, 32)).shape
@@ -421,8 +428,10 @@ class IntegerConv2d(Conv2d):
     bits = 8
 
     def __init__(self, inputs, outputs, kernel, stride, step):
-        if not step > 0:
-            raise ValueError(f"the feature step must be positive, not {step}")
+        if not 0 < step < math.inf:
+            raise ValueError(
+                f"the feature step must be positive and finite, not {step}"
+            )
         super().__init__(inputs, outputs, kernel, stride)
         self.step = step
 

@@ -226,6 +226,13 @@ def test_levels_are_checked(loss):
             loss(levels=levels)
 
 
+def test_weights_and_temperatures_are_finite():
+    with pytest.raises(ValueError, match="weight of HED is .*, not nan"):
+        HED(float("nan"))
+    with pytest.raises(ValueError, match="temperature must be .*, not inf"):
+        LogitDistillation(temperature=float("inf"))
+
+
 @pytest.mark.parametrize(
     "loss", [HED, FID, AttentionTransfer, LogitDistillation]
 )

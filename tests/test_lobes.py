@@ -192,8 +192,11 @@ def test_wrong_depth_shape_and_settings_are_named(network):
                 network(x, depth=depth)
     with pytest.raises(ValueError, match="no norm for depth 4.* 2, 1"):
         FSMNMemory(8, depths=[2, 1], private=True)(torch.randn(1, 4, 8), 4)
-    with pytest.raises(ValueError, match="feature step must be positive"):
-        BiFSMN(feature_step=0.0)
+    for step in (0.0, float("inf"), float("nan")):
+        with pytest.raises(
+            ValueError, match=f"positive and finite, not {step}"
+        ):
+            BiFSMN(feature_step=step)
     with pytest.raises(ValueError, match=r"\[batch, 32, 20\], got \[1, 31"):
         network(x[:, 1:])
     with pytest.raises(ValueError, match="depths must decrease"):
@@ -330,6 +333,9 @@ def test_layers_that_no_depth_runs_are_not_trained():
         ({"f_max": 0.0}, "f_min < f_max"),
         ({"floor": 0.0}, "must be positive, got 0.0 and 20"),
         ({"scale": 0.0}, "must be positive"),
+        ({"scale": float("inf")}, "scale .* a finite number, not inf"),
+        ({"offset": float("nan")}, "offset .* a finite number, not nan"),
+        ({"n_mels": 0}, "n_mels is a whole number from 1 on"),
     ],
 )
 def test_impossible_front_ends_are_refused(options, words):

@@ -5,9 +5,13 @@ not change when the window around it moves, and what a clip gives offline is
 what a stream gives live.
 """
 
+import math
+
 import torch
 import torchaudio
 from torch import nn
+
+from speechbrain_bifsmn.layers import check_sizes
 
 
 class LogMel(nn.Module):
@@ -41,7 +45,7 @@ class LogMel(nn.Module):
     Raises
     ------
     ValueError
-        If lengths, frequencies, ``floor`` or ``scale`` are impossible.
+        If lengths, frequencies or level are impossible.
 
     Example
     -------
@@ -69,6 +73,22 @@ class LogMel(nn.Module):
                 "the front end needs 0 < hop_length <= win_length <= n_fft, "
                 f"got {hop_length}, {win_length}, {n_fft}"
             )
+        check_sizes(
+            n_fft=n_fft,
+            win_length=win_length,
+            hop_length=hop_length,
+            n_mels=n_mels,
+        )
+        for name, number in (
+            ("sample_rate", sample_rate),
+            ("floor", floor),
+            ("offset", offset),
+            ("scale", scale),
+        ):
+            if not math.isfinite(number):
+                raise ValueError(
+                    f"{name} of the front end is a finite number, not {number}"
+                )
         highest = sample_rate / 2
         f_max = highest if f_max is None else f_max
         if not 0 <= f_min < f_max <= highest:
