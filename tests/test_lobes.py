@@ -351,6 +351,7 @@ def test_integers_are_no_waveforms():
 def test_clips_without_samples_have_no_features():
     with pytest.raises(ValueError, match="without a sample"):
         LogMel()(torch.zeros(1, 0))
+    assert LogMel()(torch.zeros(0, 16000)).shape == (0, 32, 32)
 
 
 @pytest.mark.parametrize("depths", [8, [8, 4.0], [True], "8"])

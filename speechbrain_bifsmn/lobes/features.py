@@ -158,7 +158,7 @@ class LogMel(nn.Module):
         Raises
         ------
         ValueError
-            If the samples are integers, or there are none.
+            If the samples are integers, or clips have none.
         """
         if not wavs.is_floating_point():
             raise ValueError(
@@ -169,6 +169,9 @@ class LogMel(nn.Module):
         if samples == 0:
             raise ValueError("clips without a sample have no features")
         frames = -(-samples // self.hop_length)
+        if not wavs.numel():
+            # Not every library transforms a batch of none.
+            return self.window.new_empty(*wavs.shape[:-1], frames, self.n_mels)
         span = self.win_length + (frames - 1) * self.hop_length
         padded = nn.functional.pad(wavs.float(), [span - samples, 0])
         windows = padded.unfold(-1, self.win_length, self.hop_length)
