@@ -19,7 +19,7 @@ class HyperparameterError(ValueError):
     """A hyperparameter file or an override cannot be used."""
 
 
-def load_hyperparameters(path, overrides, used, optional=()):
+def load_hyperparameters(path, overrides, used, optional=(), nullable=()):
     """Load a YAML and refuse keys that nothing reads.
 
     Arguments
@@ -32,6 +32,8 @@ def load_hyperparameters(path, overrides, used, optional=()):
         Keys that the program reads.
     optional : set of str
         Those among them that a YAML may leave out.
+    nullable : set of str
+        Mappings that an option may set to null, for none of it.
 
     Returns
     -------
@@ -40,14 +42,20 @@ def load_hyperparameters(path, overrides, used, optional=()):
     Raises
     ------
     HyperparameterError
-        Naming the key: unknown (with the nearest known one), missing, or
-        rejected by the object it configures.
+        If the file is no YAML mapping; or naming the key: unknown (with the
+        nearest known one), missing, or rejected by the object it configures.
     """
     path = Path(path)
     if not path.is_file():
         raise HyperparameterError(f"no hyperparameter file {path}")
     text = path.read_text(encoding="utf-8")
-    keys = set(re.findall(r"^([A-Za-z_]\w*):", text, re.MULTILINE))
+    try:
+        defaults = YAML().load(text)
+    except YAMLError as error:
+        raise HyperparameterError(f"{path}: {_problem(error)}") from error
+    if not isinstance(defaults, dict):
+        raise HyperparameterError(f"{path} is not a mapping of keys to values")
+    keys = set(map(str, defaults))
     code = re.sub(r"(^|\s)#.*", "", text, flags=re.MULTILINE)
     referring = " ".join(re.findall(r"!(?:ref|copy)\b.*", code))
     references = set(re.findall(r"<(\w+)", referring))
@@ -77,7 +85,7 @@ def load_hyperparameters(path, overrides, used, optional=()):
             f"{path}: <{key}> refers to no key{_hint(key, keys)}"
         )
     try:
-        _check_types(path, overridden)
+        _check_types(defaults, overridden, nullable)
         with open(path, encoding="utf-8") as f:
             return load_hyperpyyaml(f, overrides)
     except YAMLError as error:
@@ -99,19 +107,17 @@ def load_hyperparameters(path, overrides, used, optional=()):
         raise HyperparameterError(f"{path}: {text}") from error
 
 
-def _check_types(path, overridden):
+def _check_types(defaults, overridden, nullable):
     """An option has the kind of value that the YAML has."""
-    defaults = YAML().load(path.read_text(encoding="utf-8"))
     for key, value in overridden.items():
         default = defaults[key]
-        if isinstance(default, dict):
-            # null is for none of it, as in --wav_augment=null.
-            if not isinstance(value, dict | None):
-                raise HyperparameterError(
-                    f"--{key} is a mapping or null, not {value!r}"
-                )
-        elif value is None and default is not None:
+        if value is None and key in nullable:
+            continue
+        if value is None and default is not None:
             raise HyperparameterError(f"--{key} needs a value")
+        if isinstance(default, dict) and not isinstance(value, dict):
+            kinds = "a mapping" + " or null" * (key in nullable)
+            raise HyperparameterError(f"--{key} is {kinds}, not {value!r}")
         tag = getattr(default, "tag", None)
         placeholder = tag is not None and tag.value == "!PLACEHOLDER"
         text = isinstance(default, str) or placeholder
@@ -327,5 +333,5 @@ def _problem(error):
 
 
 def _hint(key, keys):
-    near = difflib.get_close_matches(key, keys, n=1)
+    near = difflib.get_close_matches(str(key), keys, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

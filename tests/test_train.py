@@ -646,6 +646,9 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--hop_length=0", "0 < hop_length"),
         ("--dilation=0", "dilation is a whole number from 1 on"),
         ("--wav_augment=none", "wav_augment is a mapping or null"),
+        ("--model=none", "model is a mapping, not 'none'"),
+        ("--opt_class=null", "opt_class needs a value"),
+        ("--1=2", "no key 1 to override"),
         ("--noise_probability=70", "noise_probability must be from 0 to 1"),
         ("--snr_low=40", "snr_low must be at most snr_high"),
         ("--device=cuda", "sees no GPU"),
@@ -680,10 +683,23 @@ def test_mistakes_in_a_yaml_are_named(tmp_path):
         (text.replace("licence: Apache-2.0", ""), "'licence' is missing"),
         (text + "lr: 0.1\n", 'duplicate key "lr"'),
         (text.replace("dropout: 0.2", "dropout: [0.2"), "expected"),
+        ("", "not a mapping of keys"),
+        ("- lr: 0.1\n", "not a mapping of keys"),
     ]:
         path.write_text(changed)
         with pytest.raises(ValueError, match=words):
             load_train().main([str(path), "--data_folder=x"])
+
+
+@pytest.mark.parametrize("key", ['"lr": 0.1', "lr : 0.1", "? lr\n: 0.1"])
+def test_keys_may_be_written_as_yaml_lets_them(tmp_path, key):
+    module, path = load_train(), tmp_path / "own.yaml"
+    text = (REPO / "hparams/dfsmn.yaml").read_text()
+    path.write_text(text.replace("lr: 0.002", key))
+    hparams = module.load_hyperparameters(
+        path, "data_folder: x\n", module.KEYS, module.OPTIONAL
+    )
+    assert hparams["opt_class"].keywords["lr"] == 0.1
 
 
 def test_a_run_is_not_resumed_under_other_settings(results, archive):

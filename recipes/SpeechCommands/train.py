@@ -122,6 +122,7 @@ OPTIONAL = {
     "teacher_folder",
     "thin_depths",
 }
+NULLABLE = {"teacher", "wav_augment"}
 # A run may be resumed with others of these.
 FREE = {
     "data_folder",
@@ -336,10 +337,11 @@ def main(arguments):
     """Check what is asked for, then do it."""
     hparams_file, run_opts, overrides = sb.parse_arguments(protect(arguments))
     sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
+    keys = KEYS, OPTIONAL, NULLABLE
+    hparams = load_hyperparameters(hparams_file, overrides, *keys)
     if run_opts["debug"] or run_opts["debug_persistently"]:
         overrides = apart(hparams["output_folder"], overrides)
-        hparams = load_hyperparameters(hparams_file, overrides, KEYS, OPTIONAL)
+        hparams = load_hyperparameters(hparams_file, overrides, *keys)
     check(hparams)
     device = run_opts["device"] or sb.utils.distributed.infer_device()
     if run_opts["device"] and not device.startswith(("cpu", "cuda")):
