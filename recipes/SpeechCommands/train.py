@@ -12,6 +12,7 @@ and a confusion matrix.
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -63,6 +64,7 @@ from speechbrain_bifsmn.hyperparameters import (
     settings,
 )
 from speechbrain_bifsmn.inference import save_trained
+from speechbrain_bifsmn.layers import check_sizes
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
 from speechbrain_bifsmn.teachers import Ensemble, digests, load_teachers
@@ -145,22 +147,16 @@ PREPARED = (
     *("train.csv", "valid.csv", "test.csv", "noise.csv"),
     *("labels.txt", "prepare.json"),
 )
-POSITIVE = (
-    "classes",
-    "feature_copies",
-    "feature_step",
-    "number_of_epochs",
-    "sample_rate",
-    "samples",
-)
-WHOLE = (
-    "classes",
-    "epoch_clips",
-    "feature_copies",
-    "norm_batches",
-    "number_of_epochs",
-    "samples",
-)
+POSITIVE = "feature_step", "sample_rate"
+# Whole numbers, and the least that each may be.
+LEAST = {
+    "classes": 1,
+    "epoch_clips": 0,
+    "feature_copies": 1,
+    "norm_batches": 0,
+    "number_of_epochs": 1,
+    "samples": 1,
+}
 
 
 def prepare(prepared, run, hparams, now, resuming):
@@ -455,11 +451,12 @@ def apart(folder, overrides):
 def check(hparams):
     """Find wrong settings before any work is done."""
     for key in POSITIVE:
-        if hparams[key] <= 0:
-            raise ValueError(f"--{key} must be positive, not {hparams[key]}")
-    for key in WHOLE:
-        if not isinstance(hparams[key], int):
-            raise ValueError(f"--{key} is a whole number, not {hparams[key]}")
+        if not 0 < hparams[key] < math.inf:
+            raise ValueError(
+                f"--{key} must be positive and finite, not {hparams[key]}"
+            )
+    for key, least in LEAST.items():
+        check_sizes(least, **{f"--{key}": hparams[key]})
     if not 0 <= hparams["label_smoothing"] <= 1:
         raise ValueError(
             "--label_smoothing is from 0 to 1, not "
