@@ -220,7 +220,6 @@ def _splices(clips, count, rate):
         )
     for k in range(count):
         random = np.random.default_rng(name_number("splice", k))
-        spliced = None
         for _ in range(ATTEMPTS):
             pair = pairs[random.integers(len(pairs))]
             chosen = [words[n][random.integers(len(words[n]))] for n in pair]

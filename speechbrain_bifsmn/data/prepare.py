@@ -197,7 +197,7 @@ def prepare_speech_commands(
         *(root, stock.get(NOISE, {}), sample_rate, seconds, protocol.silence)
     )
     manifests = _draw(
-        *(protocol, root, parts, noises, seconds),
+        *(protocol, root, parts, noises, seconds, sample_rate),
         *(unknown_percentage, silence_percentage),
     )
     if test_root:
@@ -221,7 +221,7 @@ def prepare_speech_commands(
     manifests["train"] += clips
     counts["train"] = _count("train", manifests["train"], protocol)
     manifests["noise"] = _noise(
-        manifests["train"], noises, seconds, silence_percentage
+        *(manifests["train"], noises, seconds, sample_rate, silence_percentage)
     )
     files = sorted({clip.path for clip in clips})
     _write(save_folder, manifests, protocol, asked, counts, files)
@@ -435,7 +435,7 @@ def _check_words(parts, protocol, root):
         )
 
 
-def _draw(protocol, root, parts, noises, seconds, unknown, silence):
+def _draw(protocol, root, parts, noises, seconds, rate, unknown, silence):
     """The clips of each split, {split: [Clip]}; shares in percent."""
     unknown *= protocol.unknown
     silence *= protocol.silence
@@ -462,7 +462,8 @@ def _draw(protocol, root, parts, noises, seconds, unknown, silence):
                 wanted = math.ceil(wanted * unknown / (100 - unknown - silence))
             clips += [replace(clip, label=UNKNOWN) for clip in pool[:wanted]]
         wanted = math.ceil(len(clips) * silence / (100 - silence))
-        manifests[split] = clips + _silences(noises, seconds, split, wanted)
+        clips += _silences(noises, seconds, rate, split, wanted)
+        manifests[split] = clips
     return manifests
 
 
@@ -478,13 +479,11 @@ def _stem(name):
 
 
 def _noises(root, names, rate, seconds, needed):
-    """Sample rate and whole seconds of the noise recordings, by path."""
+    """Whole seconds of the noise recordings, by path."""
     paths = [root / NOISE / name for name in names]
-    noises = {
-        str(path): (rate, check_audio(path, rate) // rate) for path in paths
-    }
+    noises = {str(path): check_audio(path, rate) // rate for path in paths}
     least = len(SPLITS) * seconds
-    noises = {path: n for path, n in noises.items() if n[1] >= least}
+    noises = {path: n for path, n in noises.items() if n >= least}
     if needed and not noises:
         raise DataError(
             f"{root / NOISE}: silence needs noise recordings of at least "
@@ -494,10 +493,10 @@ def _noises(root, names, rate, seconds, needed):
     return noises
 
 
-def _silences(noises, seconds, split, wanted):
+def _silences(noises, seconds, rate, split, wanted):
     """Cuts, evenly spread over a split's own seconds of noise."""
     clips = []
-    for i, (path, (rate, length)) in enumerate(sorted(noises.items())):
+    for i, (path, length) in enumerate(sorted(noises.items())):
         tenth = max(seconds, length // 10)
         first, last = {
             "train": (0, length - 2 * tenth),
@@ -522,11 +521,11 @@ def _silences(noises, seconds, split, wanted):
     return clips
 
 
-def _noise(clips, noises, seconds, percentage):
+def _noise(clips, noises, seconds, rate, percentage):
     """The silences trained with; where there is no such class, as many."""
     silences = [clip for clip in clips if clip.label == SILENCE]
     wanted = math.ceil(len(clips) * percentage / (100 - percentage))
-    return silences or _silences(noises, seconds, "train", wanted)
+    return silences or _silences(noises, seconds, rate, "train", wanted)
 
 
 def _count(split, clips, protocol):
