@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from speechbrain_bifsmn.export.file import pack_bits
 from speechbrain_bifsmn.kernels import native
 from speechbrain_bifsmn.layers import (
     Conv2d,
@@ -475,5 +476,5 @@ OTHERS = {
 
 def _bit_rows(rows):
     """Bool [rows, size] to the bytes of 64-bit words, little-endian."""
-    bits = np.packbits(rows.numpy(), axis=1, bitorder="little")
-    return torch.from_numpy(np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))))
+    words = pack_bits(rows.numpy()).astype("<u8")
+    return torch.from_numpy(words.view(np.uint8))

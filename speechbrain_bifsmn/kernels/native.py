@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from speechbrain_bifsmn.export.file import ModelFileError
+from speechbrain_bifsmn.export.file import ModelFileError, unpack_bits
 
 try:
     from speechbrain_bifsmn.kernels import _native
@@ -357,7 +357,7 @@ class NativeEngine:
                 planes = words.reshape(-1, *shape[:-1], row)
                 if len(planes) == 1:
                     planes = planes[0]
-                stages[key] = _unpack(planes, shape[-1])
+                stages[key] = unpack_bits(planes, shape[-1])
             else:
                 stages[key] = np.frombuffer(raw, np.float32).reshape(shape)
 
@@ -379,13 +379,6 @@ class NativeEngine:
         if error == ERROR_SAMPLES:
             raise ValueError(message)
         raise ModelFileError(message)
-
-
-def _unpack(words, size):
-    """Rows of 64-bit words to bool [..., size]."""
-    shifts = np.arange(64, dtype=np.uint64)
-    bits = words[..., None] >> shifts & np.uint64(1)
-    return bits.reshape(*words.shape[:-1], -1)[..., :size].astype(bool)
 
 
 def _check_hops(hops):
