@@ -794,7 +794,7 @@ def test_recipe_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run("--data_folder", tmp_path / "nowhere")
     # A message instead of a number: Python prints it and exits with 1.
-    assert re.fullmatch("prepare.py: .*nowhere: there is .*", stop.value.code)
+    assert re.fullmatch("error: .*nowhere: there is .*", stop.value.code)
     make_archive(tmp_path / "data", ("yes", "no"))
     run("--data_folder", tmp_path / "data", "--words", "yes", "no")
     assert "yes                4       1       1" in capsys.readouterr().out

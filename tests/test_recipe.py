@@ -10,6 +10,7 @@ import pytest
 
 from speechbrain_bifsmn import cli
 from speechbrain_bifsmn.data.protocols import PROTOCOLS, Protocol
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import window_starts
 from tests.recipe import REPO, SMALL, TRAIN, load_train
 
@@ -200,6 +201,15 @@ def test_a_stream_is_heard_and_counted(
         assert missed == sorted(missed) and missed[0] < 60
         assert alarms == sorted(alarms, reverse=True)
     assert (tmp_path / "new/det.png").stat().st_size > 5000
+
+
+def test_ctrl_c_ends_a_program_in_one_line():
+    for resumes, said in (True, "interrupted: the same .*"), (False, ".*ed"):
+        with (
+            pytest.raises(SystemExit, match=f"^{said}$"),
+            one_line_errors(resumes),
+        ):
+            raise KeyboardInterrupt
 
 
 class Clock:

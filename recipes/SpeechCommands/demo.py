@@ -31,6 +31,7 @@ from speechbrain_bifsmn.data.synthesis import synthesize
 from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.inference import KeywordSpotter
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import Spotter
 
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
@@ -208,7 +209,5 @@ def main(arguments):
 if __name__ == "__main__":
     # As when interrupted: a training that runs is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with one_line_errors(resumes=True):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")

@@ -22,14 +22,13 @@ Examples:
 
 import argparse
 import logging
-import sys
 
-from speechbrain_bifsmn.data.audio import DataError
 from speechbrain_bifsmn.data.prepare import (
     prepare_speech_commands,
     read_seal,
 )
 from speechbrain_bifsmn.data.protocols import PROTOCOLS
+from speechbrain_bifsmn.programs import one_line_errors
 
 
 def parse_arguments():
@@ -109,10 +108,7 @@ def main():
     """Prepare, then show how many clips there are of each label."""
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        prepare_speech_commands(**vars(arguments))
-    except (DataError, OSError) as error:
-        sys.exit(f"prepare.py: {error}")
+    prepare_speech_commands(**vars(arguments))
     sealed = read_seal(arguments.save_folder)
     counts = sealed["counts"]
     print(f"{'label':12}" + "".join(f"{split:>8}" for split in counts))
@@ -123,4 +119,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

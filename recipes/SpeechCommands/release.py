@@ -12,7 +12,6 @@ the card is measured here, on the file, through the C library.
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from speechbrain_bifsmn.export.folder import (
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves, plot_det
 from speechbrain_bifsmn.pretrained import FOLDER, THRESHOLD
+from speechbrain_bifsmn.programs import one_line_errors
 
 PROTOCOL = "GSC-10"
 MOST_BYTES = 98_000
@@ -257,14 +257,12 @@ def main():
     )
     parser.add_argument("folder", help="trained folder, or its parent")
     arguments = parser.parse_args()
-    try:
-        report = release(arguments.folder)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"release.py: {error}")
+    report = release(arguments.folder)
     for depth, row in report["depths"].items():
         print(f"depth {depth}: {row['accuracy']:.2f} % of the test clips")
     print(f"released in {FOLDER}")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

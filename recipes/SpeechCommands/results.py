@@ -64,6 +64,7 @@ from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
 from speechbrain_bifsmn.metrics import plot_results
 from speechbrain_bifsmn.onebit import NotOneBitError
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import Spotter
 
 # What --rows calls it: name in the table, YAML in hparams/, options.
@@ -488,9 +489,5 @@ def write(cells, args):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
-    try:
+    with one_line_errors(resumes=True):
         main(sys.argv[1:])
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")

@@ -16,7 +16,6 @@ harder than most rooms. Draws det.png.
 import argparse
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from speechbrain_bifsmn.evaluation import protocol_clips
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import (
     SMOOTHED,
     Spotter,
@@ -175,7 +175,5 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"stream.py: {error}")

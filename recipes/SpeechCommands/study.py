@@ -32,6 +32,7 @@ from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.metrics import plot_study
 from speechbrain_bifsmn.onebit import NotOneBitError
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
 from speechbrain_bifsmn.spotting import Spotter, clip_features
 
@@ -188,7 +189,5 @@ def main(arguments):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
-    try:
+    with one_line_errors(resumes=True):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")

@@ -67,6 +67,7 @@ from speechbrain_bifsmn.inference import save_trained
 from speechbrain_bifsmn.layers import check_sizes
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
+from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.teachers import Ensemble, digests, load_teachers
 
 logger = logging.getLogger(__name__)
@@ -573,7 +574,5 @@ def draw(output, labels, results, history):
 if __name__ == "__main__":
     # As when interrupted: what is half written goes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with one_line_errors(resumes=True):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
