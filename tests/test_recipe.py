@@ -201,6 +201,11 @@ def test_a_stream_is_heard_and_counted(
         assert missed == sorted(missed) and missed[0] < 60
         assert alarms == sorted(alarms, reverse=True)
     assert (tmp_path / "new/det.png").stat().st_size > 5000
+    # What was measured is printed, whatever becomes of the picture.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    stream.main()
+    said = capsys.readouterr()
+    assert json.loads(said.out) and "pip install matplotlib" in said.err
 
 
 def test_ctrl_c_ends_a_program_in_one_line():

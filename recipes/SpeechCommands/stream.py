@@ -16,6 +16,7 @@ harder than most rooms. Draws det.png.
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -156,13 +157,25 @@ def main():
     model = Spotter(args.model).model
     _, _, rows = protocol_clips(args.data_folder, model, split=args.split)
     report = measure(args.model, rows)
-    Path(args.output).mkdir(parents=True, exist_ok=True)
-    with whole_file(Path(args.output) / "det.png") as part:
-        plot_det(report, THRESHOLD, part)
     if args.json:
-        return print(json.dumps(report, indent=1))
-    minutes = len(rows) * model.config.samples / model.config.sample_rate / 60
-    print(f"{len(rows)} {args.split} clips, {minutes:.0f} minutes")
+        print(json.dumps(report, indent=1))
+    else:
+        config = model.config
+        minutes = len(rows) * config.samples / config.sample_rate / 60
+        print(f"{len(rows)} {args.split} clips, {minutes:.0f} minutes")
+        print_table(report)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole_file(output / "det.png") as part:
+            plot_det(report, THRESHOLD, part)
+    except ImportError:
+        message = "no picture: pip install matplotlib draws it"
+        print(message, file=sys.stderr)
+
+
+def print_table(report):
+    """The report at some thresholds."""
     print("| depth | threshold | missed, % | false alarms an hour |")
     print("|--:|--:|--:|--:|")
     for depth, curve in report.items():
