@@ -62,6 +62,9 @@ def test_a_study_resumes_and_tells_what_is_not_one_bit(
         *("--protocol", "tones", "--epochs", "1"),
         *("--methods", "dorefa", "as-released", "--distillations", "fid"),
     ]
+    for nothing in "--epochs=0", "--jobs=0":
+        with pytest.raises(SystemExit):
+            study.main([*command, nothing])
     study.main(command)
     study.main(command)
     names = [output.name for output in trained_here]

@@ -141,8 +141,8 @@ def plan(args):
     return study, runs
 
 
-def main(arguments):
-    """Train, export and measure every pair."""
+def parse_arguments(arguments):
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -162,6 +162,15 @@ def main(arguments):
         choices=DISTILLATIONS,
     )
     args = parser.parse_args(arguments)
+    for name in "epochs", "jobs":
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be positive")
+    return args
+
+
+def main(arguments):
+    """Train, export and measure every pair."""
+    args = parse_arguments(arguments)
     study, runs = plan(args)
     trained = train_all(runs, args.jobs)
     if len(trained) < len(runs):
