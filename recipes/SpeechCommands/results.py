@@ -195,9 +195,10 @@ def one_bit(folder, trained):
     exported = export_folder(folder, folder / "exported", parity_clips=4)
     spotter = Spotter(exported["file"])
     engine, config = spotter.engine, spotter.model.config
-    sizes = {str(engine.depths[0]): exported["bytes"]}
+    deepest, *thinner = spotter.model.depths
+    sizes = {str(deepest): exported["bytes"]}
     facts = training_facts(folder)
-    for depth in engine.depths[1:]:
+    for depth in thinner:
         # What `bifsmn export --depths` writes.
         thin = fold_trained(trained.mods.model.thinned([depth]), trained, facts)
         sizes[str(depth)] = len(thin.to_bytes())
