@@ -293,6 +293,15 @@ def kept(predictions, tmp_path):
     return path
 
 
+def test_predictions_may_be_of_many_words(predictions, tmp_path):
+    labels = [f"word{i}" for i in range(300)]
+    said = {"8": [0, 35, 36, 37, 255, 299]}
+    cells = {"best": {1: cell(labels, said)}}
+    path = tmp_path / "many.json"
+    predictions.write_predictions(cells, "words", path)
+    assert predictions.read_predictions(path, "words") == cells
+
+
 def test_other_files_are_not_read_as_predictions(predictions, kept):
     with pytest.raises(ValueError, match="is of GSC-10, not of V2-12"):
         predictions.read_predictions(kept, "V2-12")

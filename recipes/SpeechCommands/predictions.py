@@ -10,8 +10,10 @@ from speechbrain_bifsmn.files import whole_file
 
 # What all networks of a comparison share.
 SHARED = ("labels", "clips", "truth")
-# Of a class index in the file; enough for any protocol.
+# Of a class index in the file; after z, which is enough for any protocol, all
+# up to the surrogates, which is for any words.
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+DIGITS += "".join(map(chr, range(128, 0xD800)))
 
 
 def write_predictions(cells, protocol, path):
