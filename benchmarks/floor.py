@@ -11,15 +11,14 @@ the floor of this way of computing; another way has another.
 """
 
 import argparse
-import json
-import re
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from arm.count import run
 from bench import processor
+from readme import put, reading
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -194,12 +193,8 @@ def clock():
     }"""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "clock"
-        subprocess.run(
-            ["gcc", "-O2", "-x", "c", "-", "-o", program],
-            input=source.encode(),
-            check=True,
-        )
-        return float(subprocess.run([program], capture_output=True).stdout)
+        run("gcc", "-O2", "-x", "c", "-", "-o", program, input=source)
+        return float(run(program))
 
 
 def compare(report, ghz):
@@ -317,25 +312,19 @@ def main():
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    report = json.loads(arguments.report.read_text())
-    if not arguments.ghz and processor() != report["cpu"]:
-        sys.exit(
-            f"the report is of another processor, {report['cpu']}: give its "
-            "clock, --ghz"
-        )
-    ghz = arguments.ghz or clock()
-    found = compare(report, ghz)
-    written = table(report, found, ghz)
+    with reading(arguments.report) as report:
+        if not arguments.ghz and processor() != report["cpu"]:
+            sys.exit(
+                f"the report is of another processor, {report['cpu']}: give "
+                "its clock, --ghz"
+            )
+        ghz = arguments.ghz or clock()
+        found = compare(report, ghz)
+        written = table(report, found, ghz)
     print(written)
     if arguments.write:
-        page = DOCS / "kernel.md"
         marks = "<!-- floor.py -->\n", "\n<!-- end -->"
-        text = re.sub(
-            f"(?s){marks[0]}.*{marks[1]}",
-            lambda _: written.join(marks),
-            page.read_text(),
-        )
-        page.write_text(text)
+        put(written, marks, DOCS / "kernel.md")
         (DOCS / "kernel.svg").write_text(picture(found))
 
 

@@ -7,6 +7,7 @@ python benchmarks/readme.py benchmarks/results/PROCESSOR.json
 import argparse
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -52,6 +53,28 @@ def table(report):
     return "\n".join([*lines, "", notes])
 
 
+@contextmanager
+def reading(path):
+    """The report in a file; what is none ends the program in one line."""
+    try:
+        yield json.loads(path.read_text())
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "no report of make bench"
+        raise SystemExit(f"{path}: {reason}") from None
+
+
+def put(written, marks, page):
+    """Replace what is between the marks of a page."""
+    text, found = re.subn(
+        f"(?s){marks[0]}.*{marks[1]}",
+        lambda _: written.join(marks),
+        page.read_text(),
+    )
+    if not found:
+        raise SystemExit(f"{page} has no {marks[0].strip()}")
+    page.write_text(text)
+
+
 def main():
     """Replace what is between the marks."""
     parser = argparse.ArgumentParser(
@@ -59,19 +82,9 @@ def main():
     )
     parser.add_argument("report", type=Path)
     arguments = parser.parse_args()
-    try:
-        written = table(json.loads(arguments.report.read_text()))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or "no report of make bench"
-        raise SystemExit(f"{arguments.report}: {reason}") from None
-    text, found = re.subn(
-        f"(?s){MARKS[0]}.*{MARKS[1]}",
-        lambda _: written.join(MARKS),
-        README.read_text(),
-    )
-    if not found:
-        raise SystemExit(f"{README} has no {MARKS[0].strip()}")
-    README.write_text(text)
+    with reading(arguments.report) as report:
+        written = table(report)
+    put(written, MARKS, README)
     print(written)
 
 

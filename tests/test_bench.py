@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -64,8 +66,9 @@ def test_a_contender_that_fails_half_way_does_not_lose_the_tables(
     assert "not measured: eager: out of memory" in capsys.readouterr().out
 
 
-def test_table_of_a_report_that_is_not_there(tmp_path):
-    script = ROOT / "benchmarks/readme.py"
+@pytest.mark.parametrize("program", ["readme", "floor"])
+def test_table_of_a_report_that_is_not_there(program, tmp_path):
+    script = ROOT / f"benchmarks/{program}.py"
     for report in (tmp_path / "no.json", tmp_path, ROOT / "README.md"):
         done = subprocess.run(
             [sys.executable, script, report], capture_output=True, text=True
@@ -73,6 +76,18 @@ def test_table_of_a_report_that_is_not_there(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith(f"{report}: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_table_needs_its_place(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from readme import put
+
+    page, marks = tmp_path / "page.md", ("<!-- a -->\n", "\n<!-- end -->")
+    page.write_text(f"one\n{marks[0]}old{marks[1]}\ntwo\n")
+    put("new", marks, page)
+    assert page.read_text() == "one\n<!-- a -->\nnew\n<!-- end -->\ntwo\n"
+    with pytest.raises(SystemExit, match=r"page\.md has no <!-- b -->"):
+        put("new", ("<!-- b -->\n", marks[1]), page)
 
 
 def test_floor_and_its_picture(monkeypatch):
