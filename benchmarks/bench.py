@@ -517,6 +517,8 @@ def main():
         "--only, which would replace a whole report by a part)",
     )
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be positive")
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from arm.count import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,10 +83,9 @@ class CLibrary:
         sources = sorted((ROOT / "csrc/src").glob("*.c"))
         sources.append(ROOT / "benchmarks/driver.c")
         include = f"-I{ROOT / 'csrc/include'}"
-        subprocess.run(
-            [*self.compiler, *self.flags, include, *map(str, sources)]
-            + ["-lm", "-o", str(program)],
-            check=True,
+        run(
+            *(*self.compiler, *self.flags, include, *sources),
+            *("-lm", "-o", program),
         )
         self._process = subprocess.Popen(
             [program, model, inputs],

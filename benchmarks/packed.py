@@ -64,6 +64,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
+    if rounds < 1:
+        parser.error("--rounds must be positive")
     warnings.simplefilter("ignore")  # what tracing says of fixed shapes
     torch.set_num_threads(1)
     torch.manual_seed(0)

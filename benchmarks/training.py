@@ -21,6 +21,7 @@ from tqdm import tqdm
 from speechbrain_bifsmn.distillation import FID, HED, LogitDistillation
 from speechbrain_bifsmn.lobes.bifsmn import BiFSMN
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
+from speechbrain_bifsmn.quantizers import WEIGHTS
 
 DEPTHS = {8: 1.0, 4: 0.5, 2: 0.25}
 CLIPS = 12_000
@@ -60,9 +61,12 @@ def main(arguments):
     )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--batch_size", type=int, default=96)
-    parser.add_argument("--binarizer", default="bifsmn")
+    parser.add_argument("--binarizer", default="bifsmn", choices=WEIGHTS)
     parser.add_argument("--json", action="store_true", help="for scripts")
     args = parser.parse_args(arguments)
+    for name in "rounds", "batch_size":
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be positive")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = BiFSMN(

@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -36,6 +37,17 @@ def test_bench_refuses_names_that_nobody_has():
         text=True,
     )
     assert done.returncode == 2 and "--only nosuch" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["bench", "packed", "training"])
+def test_no_rounds_are_refused(program, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module(program)
+    command = ["--rounds", "0"]
+    monkeypatch.setattr(sys, "argv", [program, *command])
+    with pytest.raises(SystemExit):
+        module.main(*[command] * (program == "training"))
+    assert "--rounds must be positive" in capsys.readouterr().err
 
 
 def test_bench_names_a_contender_that_computes_something_else(monkeypatch):
