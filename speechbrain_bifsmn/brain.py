@@ -161,6 +161,9 @@ class KeywordBrain(sb.Brain):
         self.depth_weights = dict(zip(self.depths, weights, strict=True))
         thin = len(self.depths) - 1
         self.thin_depths = getattr(self.hparams, "thin_depths", thin)
+        if self.thin_depths < thin:
+            # Depths that are not drawn leave norms without a gradient.
+            self.find_unused_parameters = True
         self.recent_feats = deque(maxlen=self.hparams.norm_batches)
         self.losses = [
             loss for loss in self.hparams.distillation if loss.weight

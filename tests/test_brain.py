@@ -201,7 +201,7 @@ def test_weights_of_depths_are_numbers(weights):
 
 def brain(**changes):
     """A Brain of a small student, and what it was made of."""
-    hparams = dict.fromkeys(BRAIN_KEYS) | {
+    hparams = dict.fromkeys(BRAIN_KEYS - {"thin_depths"}) | {
         "depth_weights": [1.0] * 3,
         "distillation": [],
         "norm_batches": 1,

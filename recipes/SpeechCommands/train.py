@@ -345,10 +345,6 @@ def main(arguments):
         raise ValueError(f"--device={device}: training runs on cpu or cuda")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device={device}: this torch sees no GPU")
-    thin = len(hparams["model"].depths) - 1
-    if hparams.get("thin_depths", thin) < thin:
-        # Depths that are not drawn leave norms without a gradient.
-        hparams["find_unused_parameters"] = True
     output = Path(hparams["output_folder"])
     lock = FileLock(output / ".lock")
     if sb.utils.distributed.if_main_process():
