@@ -86,7 +86,7 @@ def floors(machine):
     -------
     dict of str to float
     """
-    from speechbrain_bifsmn.export.file import Config
+    from speechbrain_bifsmn.model_file import Config
 
     c = Config()
     T1, T2 = (c.after_stride(c.frames, i) for i in (1, 2))

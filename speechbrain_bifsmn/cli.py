@@ -145,7 +145,7 @@ def evaluate(args):
 
 def info(args):
     """What a model file holds."""
-    from speechbrain_bifsmn.export.file import read_sections
+    from speechbrain_bifsmn.model_file import read_sections
     from speechbrain_bifsmn.spotting import Spotter
 
     data = Path(args.model).read_bytes() if Path(args.model).is_file() else b""

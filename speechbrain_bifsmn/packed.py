@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from speechbrain_bifsmn.export.file import pack_bits
 from speechbrain_bifsmn.kernels import native
 from speechbrain_bifsmn.layers import (
     Conv2d,
@@ -31,6 +30,7 @@ from speechbrain_bifsmn.layers import (
     NormPReLU,
     integer_weights,
 )
+from speechbrain_bifsmn.model_file import pack_bits
 from speechbrain_bifsmn.onebit import check_activations, check_weight
 from speechbrain_bifsmn.quantizers.activations import AsReleasedActivation
 from speechbrain_bifsmn.quantizers.base import along_channels

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from speechbrain_bifsmn.data.audio import read_pcm, read_window
-from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels import open_engine
+from speechbrain_bifsmn.model_file import Model, ModelFileError
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
 
 # Windows whose posteriors are averaged: so many hold the whole of a word.

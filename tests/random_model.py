@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from speechbrain_bifsmn.export.file import Config, Model, layout
+from speechbrain_bifsmn.model_file import Config, Model, layout
 
 
 def random_model(seed=0, depths=(8, 4, 2, 1), head_bits=4, half=True, **sizes):

@@ -16,11 +16,6 @@ from speechbrain_bifsmn.data.manifest import read_labels
 from speechbrain_bifsmn.export import folder as export_module
 from speechbrain_bifsmn.export import parity
 from speechbrain_bifsmn.export.check import check_one_bit
-from speechbrain_bifsmn.export.file import (
-    Model,
-    ModelFileError,
-    pack_bits,
-)
 from speechbrain_bifsmn.export.fold import (
     ExportError,
     fold,
@@ -43,6 +38,11 @@ from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
 from speechbrain_bifsmn.lobes.features import LogMel
 from speechbrain_bifsmn.lobes.fsmn import DFSMN
+from speechbrain_bifsmn.model_file import (
+    Model,
+    ModelFileError,
+    pack_bits,
+)
 from speechbrain_bifsmn.onebit import NotOneBitError
 from speechbrain_bifsmn.quantizers import ACTIVATIONS, Planes
 from speechbrain_bifsmn.teachers import load_teacher

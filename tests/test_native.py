@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechbrain_bifsmn.export.file import Model, ModelFileError
 from speechbrain_bifsmn.kernels.engine import NumbaEngine
 from speechbrain_bifsmn.kernels.native import NativeEngine, kernel_names
+from speechbrain_bifsmn.model_file import Model, ModelFileError
 from speechbrain_bifsmn.pretrained import FILE
 from tests import reference
 from tests.random_model import random_model

@@ -1,13 +1,14 @@
-"""The results table's figures: means, deviations, differences, Markdown."""
+"""The results table: means, deviations, differences, Markdown, a picture."""
 
 import statistics
-from itertools import product
+from itertools import cycle, product
 
 import numpy as np
 from predictions import SHARED
 
 from speechbrain_bifsmn.data.protocols import SILENCE, speaker_of
 from speechbrain_bifsmn.metrics import paired_bootstrap, summarize
+from speechbrain_bifsmn.plots import pyplot
 
 # The row that is compared with every other, and those rows that it is compared
 # with at each of its depths.
@@ -251,3 +252,58 @@ def percent(figure):
     if figure["std"] is None:
         return f"{figure['mean']:.2f}"
     return f"{figure['mean']:.2f} ± {figure['std']:.2f}"
+
+
+def plot_results(networks, path):
+    """Draw accuracy against bytes and against time, each network and depth.
+
+    Arguments
+    ---------
+    networks : dict of str to dict
+        By name ``depths``, and by depth ``accuracy``, with ``mean`` and
+        ``std`` (None for a single seed), ``bytes`` and ``microseconds`` (None
+        leaves it out of one half).
+    path : str or Path
+        PNG to write.
+    """
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.5), layout="constrained", sharey=True
+    )
+    colors = cycle(plt.get_cmap("tab20").colors)
+    for color, (name, row) in zip(colors, networks.items(), strict=False):
+        style = {"color": color, "lw": 0.7, "ms": 4, "capsize": 3}
+        for axes, key, unit in (
+            (left, "bytes", 1000),
+            (right, "microseconds", 1),
+        ):
+            points = [
+                (
+                    depth[key] / unit,
+                    depth["accuracy"]["mean"],
+                    depth["accuracy"]["std"] or 0,
+                )
+                for depth in row["depths"].values()
+                if depth[key]
+            ]
+            # Without points too, so that colours agree.
+            x, y, spread = zip(*points, strict=True) if points else ([],) * 3
+            axes.errorbar(x, y, spread, fmt="o-", label=name, **style)
+    for axes in (left, right):
+        low, high = axes.dataLim.intervalx
+        # Within a decade a logarithmic axis has more labels than room.
+        if high > 10 * low:
+            axes.set_xscale("log")
+            # Labels of all that lies between powers of ten would overlap.
+            axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.xaxis.set_minor_formatter("")
+    left.set(
+        xlabel="kB, every depth; the deepest with all", ylabel="accuracy, %"
+    )
+    right.set(xlabel="µs a clip, every depth")
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -32,7 +32,7 @@ from speechbrain_bifsmn.export.folder import (
     training_facts,
 )
 from speechbrain_bifsmn.inference import KeywordSpotter, trained_folder
-from speechbrain_bifsmn.metrics import plot_confusion, plot_curves, plot_det
+from speechbrain_bifsmn.plots import plot_confusion, plot_curves, plot_det
 from speechbrain_bifsmn.pretrained import FOLDER, THRESHOLD
 from speechbrain_bifsmn.programs import one_line_errors
 

@@ -34,7 +34,7 @@ from pathlib import Path
 # First, so that torchaudio can be imported beside a CPU torch.
 import speechbrain_bifsmn  # noqa: F401  isort: skip
 import torch
-from comparison import BEST, compare, markdown
+from comparison import BEST, compare, markdown, plot_results
 from predictions import on_common_clips, read_predictions, write_predictions
 from runs import (
     HPARAMS,
@@ -62,7 +62,6 @@ from speechbrain_bifsmn.files import whole_file
 from speechbrain_bifsmn.hyperparameters import settings
 from speechbrain_bifsmn.inference import KeywordSpotter
 from speechbrain_bifsmn.lobes.single import SingleDepth
-from speechbrain_bifsmn.metrics import plot_results
 from speechbrain_bifsmn.onebit import NotOneBitError
 from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import Spotter

@@ -24,7 +24,7 @@ import numpy as np
 from speechbrain_bifsmn.data.audio import read_window
 from speechbrain_bifsmn.evaluation import protocol_clips
 from speechbrain_bifsmn.files import whole_file
-from speechbrain_bifsmn.metrics import plot_det
+from speechbrain_bifsmn.plots import plot_det
 from speechbrain_bifsmn.pretrained import FILE, THRESHOLD
 from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.spotting import (

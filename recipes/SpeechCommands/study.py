@@ -30,8 +30,8 @@ from speechbrain_bifsmn.evaluation import evaluate_file
 from speechbrain_bifsmn.export.fold import ExportError
 from speechbrain_bifsmn.export.folder import export_folder
 from speechbrain_bifsmn.files import whole_file
-from speechbrain_bifsmn.metrics import plot_study
 from speechbrain_bifsmn.onebit import NotOneBitError
+from speechbrain_bifsmn.plots import pyplot
 from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.quantizers import ACTIVATIONS
 from speechbrain_bifsmn.spotting import Spotter, clip_features
@@ -139,6 +139,51 @@ def plan(args):
                 Run(name, args.seed, "bifsmn.yaml", changed, output, teachers)
             )
     return study, runs
+
+
+def plot_study(rows, path):
+    """Draw accuracy against bytes and against time, one point a network.
+
+    Arguments
+    ---------
+    rows : dict of str to dict
+        By "<binarizer>-<distillation>": ``c``, percent by depth, ``bytes`` and
+        ``microseconds`` by depth. Rows without ``bytes`` are left out.
+    path : str or Path
+        PNG to write.
+    """
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.5), layout="constrained", sharey=True
+    )
+    methods = dict.fromkeys(name.rpartition("-")[0] for name in rows)
+    colors = plt.get_cmap("tab20")(range(len(methods)))
+    kinds = dict.fromkeys(name.rpartition("-")[2] for name in rows)
+    markers = dict(zip(kinds, "osD^vP*", strict=False))
+    for name, row in rows.items():
+        if "bytes" not in row:
+            continue
+        method, _, kind = name.rpartition("-")
+        style = {
+            "color": colors[list(methods).index(method)],
+            "marker": markers[kind],
+        }
+        depths = list(row["c"])
+        left.plot(row["bytes"] / 1e3, row["c"][depths[0]], **style)
+        times = [row["microseconds"][d] for d in depths]
+        right.plot(times, [row["c"][d] for d in depths], lw=0.5, **style)
+    for method, color in zip(methods, colors, strict=True):
+        left.plot([], [], "o", color=color, label=method)
+    for kind, marker in markers.items():
+        right.plot([], [], marker, color="gray", label=kind)
+    left.set(xlabel="kilobytes of the file, all depths", ylabel="accuracy, %")
+    right.set(xlabel="µs a clip in C, every depth", xscale="log")
+    left.legend(frameon=False, fontsize=7, ncols=2)
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def parse_arguments(arguments):

@@ -66,7 +66,7 @@ from speechbrain_bifsmn.hyperparameters import (
 from speechbrain_bifsmn.inference import save_trained
 from speechbrain_bifsmn.layers import check_sizes
 from speechbrain_bifsmn.lobes.features import LogMel
-from speechbrain_bifsmn.metrics import plot_confusion, plot_curves
+from speechbrain_bifsmn.plots import plot_confusion, plot_curves
 from speechbrain_bifsmn.programs import one_line_errors
 from speechbrain_bifsmn.teachers import Ensemble, digests, load_teachers
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from speechbrain_bifsmn.export.file import pack_bits
 from speechbrain_bifsmn.export.fold import ExportError, binary_layers
 from speechbrain_bifsmn.kernels import numba_kernels
 from speechbrain_bifsmn.layers import (
@@ -15,6 +14,7 @@ from speechbrain_bifsmn.layers import (
     IntegerLinear,
     Memory,
 )
+from speechbrain_bifsmn.model_file import pack_bits
 from speechbrain_bifsmn.onebit import (
     NotOneBitError,
     check_activations,

@@ -9,8 +9,8 @@ are used.
 import numpy as np
 import torch
 
-from speechbrain_bifsmn.export.file import Config, Model
 from speechbrain_bifsmn.layers import integer_weights
+from speechbrain_bifsmn.model_file import Config, Model
 
 INT32 = np.iinfo(np.int32)
 

@@ -9,8 +9,8 @@ without files.
 
 import numpy as np
 
-from speechbrain_bifsmn.export.file import pack_bits
 from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.model_file import pack_bits
 
 
 def golden_clips(samples, seed=0):

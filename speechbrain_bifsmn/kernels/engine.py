@@ -6,8 +6,8 @@ Every engine, and the C library, gives the same bits at every stage.
 
 import numpy as np
 
-from speechbrain_bifsmn.export.file import Model, pack_bits
 from speechbrain_bifsmn.kernels import frontend, numba_kernels
+from speechbrain_bifsmn.model_file import Model, pack_bits
 
 
 class Engine:

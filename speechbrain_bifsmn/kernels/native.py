@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from speechbrain_bifsmn.export.file import ModelFileError, unpack_bits
+from speechbrain_bifsmn.model_file import ModelFileError, unpack_bits
 
 try:
     from speechbrain_bifsmn.kernels import _native
