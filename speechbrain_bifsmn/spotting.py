@@ -126,6 +126,11 @@ class Spotter:
         Returns
         -------
         Spotted
+
+        Raises
+        ------
+        ValueError
+            If these are no such samples.
         """
         starts, posteriors = self.posteriors(pcm)
         keywords = is_keyword(self.model.labels)
@@ -152,7 +157,13 @@ class Spotter:
             Where each window starts, in samples.
         posteriors : np.ndarray, [windows, classes]
             Means over ``SMOOTHED`` windows, over fewer at the beginning.
+
+        Raises
+        ------
+        ValueError
+            If these are no such samples.
         """
+        pcm = _checked(pcm)
         size = self.model.config.samples
         starts = window_starts(len(pcm), self.model.config)
         moving, means = _MovingWindow(self), []
@@ -161,6 +172,15 @@ class Spotter:
             window = np.pad(window, (0, size - len(window)))
             means.append(moving.posteriors(window, start))
         return starts, np.stack(means)
+
+
+def _checked(pcm):
+    pcm = np.asarray(pcm)
+    if pcm.dtype != np.int16 or pcm.ndim != 1:
+        raise ValueError(
+            f"pcm must be int16 [n], not {pcm.dtype} {list(pcm.shape)}"
+        )
+    return pcm
 
 
 class _MovingWindow:
@@ -234,11 +254,7 @@ class Listener:
         ValueError
             If these are no such samples; then nothing was heard of them.
         """
-        pcm = np.asarray(pcm)
-        if pcm.dtype != np.int16 or pcm.ndim != 1:
-            raise ValueError(
-                f"pcm must be int16 [n], not {pcm.dtype} {list(pcm.shape)}"
-            )
+        pcm = _checked(pcm)
         spotter, model = self.spotter, self.spotter.model
         config, keywords = model.config, is_keyword(model.labels)
         step = window_step(config)

@@ -78,8 +78,10 @@ def load_teachers(network, folders, labels, ours):
 
     Raises
     ------
+    FileNotFoundError
+        If a folder is not there, or not whole.
     ValueError
-        If one knows other words, or hears them otherwise.
+        If one is damaged, knows other words, or hears them otherwise.
     """
     teachers = []
     for folder in folders:

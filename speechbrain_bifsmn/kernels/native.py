@@ -193,6 +193,11 @@ class NativeEngine:
         Returns
         -------
         np.ndarray of int8, [frames, mels]
+
+        Raises
+        ------
+        ValueError
+            If these are no such samples.
         """
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
         out = np.empty((self.info.frames, self.info.mels), np.int8)
@@ -220,6 +225,11 @@ class NativeEngine:
         -------
         np.ndarray of int8, [frames, mels]
             What ``features(pcm)`` gives.
+
+        Raises
+        ------
+        ValueError
+            If these are no features or samples, or ``hops`` is negative.
         """
         shape = self.info.frames, self.info.mels
         out = _checked(features, np.int8, shape, "features").copy()
@@ -246,6 +256,11 @@ class NativeEngine:
         Returns
         -------
         np.ndarray of float32, [classes]
+
+        Raises
+        ------
+        ValueError
+            If these are no features, or there is no such depth.
         """
         return self.scores_next(features, self.info.frames, depth)
 
@@ -302,6 +317,11 @@ class NativeEngine:
         Returns
         -------
         np.ndarray of float32, [classes]
+
+        Raises
+        ------
+        ValueError
+            If these are no such samples, or there is no such depth.
         """
         pcm = _checked(pcm, np.int16, (self.info.samples,), "pcm")
         out = np.empty(self.info.classes, np.float32)
@@ -333,6 +353,11 @@ class NativeEngine:
             (float32, [frames, channels]), for each executed layer k
             "memory.k", "pointwise1.k" (bool) and "pointwise2.k", "scores".
             Bits in two planes are [2, ...].
+
+        Raises
+        ------
+        ValueError
+            If these are no features, or there is no such depth.
         """
         i = self.info
         stream = (i.frames2, i.channels)
