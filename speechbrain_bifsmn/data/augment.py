@@ -1,5 +1,6 @@
 """Waveform augmentation for clips of fixed length."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -51,8 +52,8 @@ class ClipAugment:
         """
         for name, good, words in [
             ("speed", 0 <= self.speed < 1, "from 0 to below 1"),
-            ("shift", self.shift >= 0, "at least 0"),
-            ("gain", self.gain >= 0, "at least 0"),
+            ("shift", 0 <= self.shift < math.inf, "finite and at least 0"),
+            ("gain", 0 <= self.gain < math.inf, "finite and at least 0"),
             (
                 "noise_probability",
                 0 <= self.noise_probability <= 1,
@@ -60,8 +61,8 @@ class ClipAugment:
             ),
             (
                 "snr_low",
-                self.snr_low <= self.snr_high,
-                f"at most snr_high, {self.snr_high}",
+                -math.inf < self.snr_low <= self.snr_high < math.inf,
+                f"finite and at most snr_high, {self.snr_high}",
             ),
         ]:
             if not good:
