@@ -117,11 +117,37 @@ static inline void add_real(float32x4_t low, float32x4_t high,
 
 /* ---- any shape: counts first, then what follows from them ---- */
 
-/* d[n][i]: differing bits of row n of w and of position i. Positions from
- * `count` on repeat the last one, so that nothing is read beyond x. */
-NOT_INLINED static void differences__neon(size_t outputs, size_t row, size_t count,
-                              const uint64_t *x, const uint8_t *w,
-                              uint32_t d[BLOCK_NEON][TILE_NEON])
+/* The next word of 8 positions against that of a row of weights. (Written out,
+ * for in a loop sums would not stay in registers.) */
+static inline void count_word(uint8x16_t sum[4], const uint8x16_t x[4],
+                              const uint8_t *w)
+{
+    const uint8x16_t v = vreinterpretq_u8_u64(vdupq_n_u64(load_u64(w)));
+
+    sum[0] = vaddq_u8(sum[0], vcntq_u8(veorq_u8(x[0], v)));
+    sum[1] = vaddq_u8(sum[1], vcntq_u8(veorq_u8(x[1], v)));
+    sum[2] = vaddq_u8(sum[2], vcntq_u8(veorq_u8(x[2], v)));
+    sum[3] = vaddq_u8(sum[3], vcntq_u8(veorq_u8(x[3], v)));
+}
+
+/* Sums of 8 bytes onto d. */
+static inline void add_counts(const uint8x16_t sum[4], uint32_t d[TILE_NEON])
+{
+    const uint16x8_t low = vpaddq_u16(vpaddlq_u8(sum[0]), vpaddlq_u8(sum[1]));
+    const uint16x8_t high = vpaddq_u16(vpaddlq_u8(sum[2]), vpaddlq_u8(sum[3]));
+    const uint16x8_t all = vpaddq_u16(low, high);
+
+    vst1q_u32(d, vaddw_u16(vld1q_u32(d), vget_low_u16(all)));
+    vst1q_u32(d + 4, vaddw_high_u16(vld1q_u32(d + 4), all));
+}
+
+/* d[n][i]: differing bits of row n of w and of position i, four rows at once.
+ * Positions from `count` on repeat the last one and rows from `outputs` on, up
+ * to a whole four, too, so that nothing is read beyond x or w. */
+NOT_INLINED static void differences__neon(size_t outputs, size_t row,
+                                          size_t count, const uint64_t *x,
+                                          const uint8_t *w,
+                                          uint32_t d[BLOCK_NEON][TILE_NEON])
 {
     enum { WORDS = 31 };               /* 31 counts of up to 8 fit a byte */
     uint64_t turned[WORDS][TILE_NEON]; /* x, words outermost */
@@ -134,29 +160,30 @@ NOT_INLINED static void differences__neon(size_t outputs, size_t row, size_t cou
         for (i = 0; i < TILE_NEON; i++)
             for (k = 0; k < length; k++)
                 turned[k][i] = x[min_size(i, count - 1) * row + from + k];
-        for (n = 0; n < outputs; n++) {
-            const uint8_t *weight = w + 8 * (n * row + from);
-            uint8x16_t sum[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0),
-                                 vdupq_n_u8(0)};
-            uint16x8_t wide[4];
+        for (n = 0; n < outputs; n += 4) {
+            const uint8x16_t zero = vdupq_n_u8(0);
+            uint8x16_t sum[4][4] = {{zero, zero, zero, zero},
+                                    {zero, zero, zero, zero},
+                                    {zero, zero, zero, zero},
+                                    {zero, zero, zero, zero}};
+            const uint8_t *weight[4];
 
-            for (k = 0; k < length; k++) {
-                const uint64x2_t v = vdupq_n_u64(load_u64(weight + 8 * k));
-
-                for (i = 0; i < 4; i++) {
-                    const uint64x2_t differ =
-                        veorq_u64(v, vld1q_u64(turned[k] + 2 * i));
-
-                    sum[i] = vaddq_u8(sum[i],
-                                      vcntq_u8(vreinterpretq_u8_u64(differ)));
-                }
-            }
             for (i = 0; i < 4; i++)
-                wide[i] = vpaddlq_u8(sum[i]);
-            wide[0] = vpaddq_u16(vpaddq_u16(wide[0], wide[1]),
-                                 vpaddq_u16(wide[2], wide[3]));
-            vst1q_u32(d[n], vaddw_u16(vld1q_u32(d[n]), vget_low_u16(wide[0])));
-            vst1q_u32(d[n] + 4, vaddw_high_u16(vld1q_u32(d[n] + 4), wide[0]));
+                weight[i] = w + 8 * (min_size(n + i, outputs - 1) * row + from);
+            for (k = 0; k < length; k++) {
+                const uint8_t *at = (const uint8_t *)turned[k];
+                const uint8x16_t in[4] = {vld1q_u8(at), vld1q_u8(at + 16),
+                                          vld1q_u8(at + 32), vld1q_u8(at + 48)};
+
+                count_word(sum[0], in, weight[0] + 8 * k);
+                count_word(sum[1], in, weight[1] + 8 * k);
+                count_word(sum[2], in, weight[2] + 8 * k);
+                count_word(sum[3], in, weight[3] + 8 * k);
+            }
+            add_counts(sum[0], d[n]);
+            add_counts(sum[1], d[n + 1]);
+            add_counts(sum[2], d[n + 2]);
+            add_counts(sum[3], d[n + 3]);
         }
     }
 }
@@ -1417,44 +1444,54 @@ static void b1_memory_counts__neon(size_t M, size_t N, size_t taps, size_t left,
             }
 }
 
-/* Bits of whether counts of up to 32 outputs are below their cuts, or values of
- * the stream reach them. */
-static inline struct bits compare_rows(const int real, size_t outputs,
-                                       const uint32_t *values,
-                                       const uint32_t *cut)
+/* Whether counts of one output are below a cut, or values of the stream reach
+ * it, as its latest bits. */
+static inline void compare_row(const int real, uint32x4_t low, uint32x4_t high,
+                               const uint32_t *cut, struct bits *bits)
 {
-    struct bits bits = {vdupq_n_u32(0), vdupq_n_u32(0)};
-    size_t i, h;
+    const uint32x4_t at = vld1q_dup_u32(cut);
+    const float32x4_t real_at = vreinterpretq_f32_u32(at);
 
-    for (i = 0; i < outputs; i++, values += TILE_NEON) {
-        const uint32x4_t at = vld1q_dup_u32(cut + i);
-        uint32x4_t on[2];
-
-        for (h = 0; h < 2; h++) {
-            const uint32x4_t v = vld1q_u32(values + 4 * h);
-
-            on[h] = real ? vcgeq_f32(vreinterpretq_f32_u32(v),
-                                     vreinterpretq_f32_u32(at))
-                         : vcltq_u32(v, at);
-        }
-        shift_in(&bits, on[0], on[1]);
-    }
-    return bits;
+    if (real)
+        shift_in(bits, vcgeq_f32(vreinterpretq_f32_u32(low), real_at),
+                 vcgeq_f32(vreinterpretq_f32_u32(high), real_at));
+    else
+        shift_in(bits, vcltq_u32(low, at), vcltq_u32(high, at));
 }
 
-NOT_INLINED static void cut_bits__neon(int real, size_t M, size_t N,
-                                       size_t cuts, const void *values,
-                                       const void *cut,
-                                       const uint8_t *direction, uint64_t *out)
+/* Bits of up to 32 outputs at one cut or three, each of which has N. */
+static inline void compare_rows(const int real, const int three, size_t outputs,
+                                size_t N, const uint32_t *values,
+                                const uint32_t *cut, struct bits bits[3])
 {
-    const size_t row = words(N), plane = M * row;
+    const struct bits none = {vdupq_n_u32(0), vdupq_n_u32(0)};
+    size_t i;
+
+    bits[0] = bits[1] = bits[2] = none;
+    for (i = 0; i < outputs; i++, values += TILE_NEON, cut++) {
+        const uint32x4_t low = vld1q_u32(values), high = vld1q_u32(values + 4);
+
+        compare_row(real, low, high, cut, &bits[0]);
+        if (three) {
+            compare_row(real, low, high, cut + N, &bits[1]);
+            compare_row(real, low, high, cut + 2 * N, &bits[2]);
+        }
+    }
+}
+
+static inline void cut_bits__neon(const int real, const int three, size_t M,
+                                  size_t N, const void *values,
+                                  const void *cut, const uint8_t *direction,
+                                  uint64_t *out)
+{
+    const size_t row = words(N), plane = M * row, cuts = three ? 3 : 1;
     size_t m, n, c, part;
 
     for (m = 0; m < M; m += TILE_NEON)
         for (n = 0; n < N; n += BLOCK_NEON) {
             const size_t count = min_size(TILE_NEON, M - m);
             uint64_t *to = out + m * row + n / BLOCK_NEON;
-            struct bits bits[3][2];
+            struct bits bits[2][3];
 
             for (part = 0; part < 2; part++) {
                 const size_t at = min_size(n + part * HALF_NEON, N);
@@ -1463,23 +1500,21 @@ NOT_INLINED static void cut_bits__neon(int real, size_t M, size_t N,
                     direction ? load_u32(direction + n / 8 + 4 * part) : 0;
                 const uint32_t *v =
                     (const uint32_t *)values + m * N + at * TILE_NEON;
+                const uint32_t *limit = (const uint32_t *)cut + at;
 
-                for (c = 0; c < cuts; c++) {
-                    const uint32_t *limit = (const uint32_t *)cut + c * N + at;
+                compare_rows(real, three, outputs, N, v, limit, bits[part]);
+                for (c = 0; c < cuts; c++)
+                    bits[part][c] = finish_bits(bits[part][c], outputs, turn);
+            }
+            store_words(bits[0][three], bits[1][three], count, row, to);
+            for (part = 0; three && part < 2; part++) {
+                struct bits *b = bits[part];
 
-                    bits[c][part] = finish_bits(
-                        real ? compare_rows(1, outputs, v, limit)
-                             : compare_rows(0, outputs, v, limit),
-                        outputs, turn);
-                }
+                b[0].low ^= b[1].low ^ b[2].low;
+                b[0].high ^= b[1].high ^ b[2].high;
             }
-            store_words(bits[cuts / 2][0], bits[cuts / 2][1], count, row, to);
-            for (part = 0; cuts == 3 && part < 2; part++) {
-                bits[0][part].low ^= bits[1][part].low ^ bits[2][part].low;
-                bits[0][part].high ^= bits[1][part].high ^ bits[2][part].high;
-            }
-            if (cuts == 3)
-                store_words(bits[0][0], bits[0][1], count, row, to + plane);
+            if (three)
+                store_words(bits[0][0], bits[1][0], count, row, to + plane);
         }
 }
 
@@ -1487,14 +1522,17 @@ static void counts_to_bits__neon(size_t M, size_t N, const uint32_t *d,
                                  const uint32_t *cut, const uint8_t *direction,
                                  uint64_t *out)
 {
-    cut_bits__neon(0, M, N, 3, d, cut, direction, out);
+    cut_bits__neon(0, 1, M, N, d, cut, direction, out);
 }
 
 static void stream_to_bits__neon(size_t M, size_t N, size_t cuts,
                                  const float *stream, const float *cut,
                                  uint64_t *out)
 {
-    cut_bits__neon(1, M, N, cuts, stream, cut, NULL, out);
+    if (cuts == 3)
+        cut_bits__neon(1, 1, M, N, stream, cut, NULL, out);
+    else
+        cut_bits__neon(1, 0, M, N, stream, cut, NULL, out);
 }
 
 static void counts_to_stream__neon(size_t M, size_t N, uint32_t most,
