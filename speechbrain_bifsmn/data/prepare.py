@@ -134,14 +134,13 @@ def prepare_speech_commands(
     _check_shares(
         validation_percentage, testing_percentage, "validation_", "testing_"
     )
-    generated = {
-        "spliced_unknowns": spliced_unknowns,
-        "spoken_unknowns": spoken_unknowns,
-        "spoken_keywords": spoken_keywords,
-        "quiet_silences": quiet_silences,
-    }
-    allowed = dict.fromkeys(generated, protocol.unknown)
-    allowed["quiet_silences"] = protocol.silence
+    generated = _allowed(
+        protocol,
+        spliced_unknowns=spliced_unknowns,
+        spoken_unknowns=spoken_unknowns,
+        spoken_keywords=spoken_keywords,
+        quiet_silences=quiet_silences,
+    )
     data_folder = Path(os.path.abspath(data_folder))
     root = _find_data(data_folder, protocol, download)
     test_root = _find_test(data_folder, root, protocol, test_folder, download)
@@ -159,10 +158,6 @@ def prepare_speech_commands(
             "--testing_percentage out"
         )
 
-    for kind, count in generated.items():
-        if count and not allowed[kind]:
-            logger.warning("%s has no class for %s", protocol, kind)
-            generated[kind] = 0
     seconds = -(-samples // sample_rate)
     asked = {
         "version": __version__,
@@ -270,6 +265,16 @@ def _check_shares(first, second, first_name, second_name):
             f"{second}: neither may be negative, together they have to stay "
             f"below 100"
         )
+
+
+def _allowed(protocol, **generated):
+    """Clips to generate, none where the protocol has no class for them."""
+    for kind, count in generated.items():
+        silent = kind == "quiet_silences"
+        if count and not (protocol.silence if silent else protocol.unknown):
+            logger.warning("%s has no class for %s", protocol, kind)
+            generated[kind] = 0
+    return generated
 
 
 def _find_data(data_folder, protocol, download):
