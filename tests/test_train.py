@@ -655,7 +655,7 @@ def test_wrong_values_are_named_before_any_work(archive, tmp_path):
         ("--opt_class=null", "opt_class needs a value"),
         ("--1=2", "no key 1 to override"),
         ("--noise_probability=70", "noise_probability must be from 0 to 1"),
-        ("--snr_low=40", "snr_low must be at most snr_high"),
+        ("--snr_low=40", "snr_low must be finite and at most snr_high"),
         ("--device=cuda", "sees no GPU"),
         ("--device=gpu", "runs on cpu or cuda"),
     ]:
