@@ -1,7 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -33,3 +33,42 @@ def whole_file(path):
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files(paths):
+    """The same for files that are of no use without one another.
+
+    If the block fails or is interrupted, or a file cannot be put in place, all
+    that were there stay. While they are put in place the last one is missing.
+
+    Arguments
+    ---------
+    paths : list of Path
+        The files wanted; their folders exist.
+
+    Yields
+    ------
+    list of Path
+        Where to write meanwhile.
+    """
+    end = f"{os.getpid()}.old"
+    old = {path: path.with_name(f".{path.name}.{end}") for path in paths}
+    try:
+        with ExitStack() as written:
+            # First in is last in place.
+            parts = {
+                path: written.enter_context(whole_file(path))
+                for path in reversed(paths)
+            }
+            yield [parts[path] for path in paths]
+            for path in reversed(paths):
+                if path.is_file():
+                    os.replace(path, old[path])
+    except BaseException:
+        for path, aside in old.items():
+            if aside.exists():
+                os.replace(aside, path)
+        raise
+    for aside in old.values():
+        aside.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import io
 import json
 import textwrap
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,11 +11,11 @@ from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_bifsmn.data.audio import LOUDEST, read_audio
 from speechbrain_bifsmn.data.manifest import check_labels, read_labels
-from speechbrain_bifsmn.files import whole_file
+from speechbrain_bifsmn.files import whole_files
 from speechbrain_bifsmn.hyperparameters import network_yaml
 from speechbrain_bifsmn.pretrained import FOLDER
 
-# A trained folder, weights last.
+# A trained folder; weights last, so that one with weights is whole.
 FILES = "hyperparams.yaml", "labels.txt", "training.json", "model.ckpt"
 
 
@@ -53,21 +52,17 @@ def save_trained(folder, hparams_file, overrides, model, labels, facts):
     check_labels(labels, folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "hyperparams.yaml": network_yaml(hparams_file, overrides),
-        "labels.txt": "".join(label + "\n" for label in labels),
-        "training.json": json.dumps(facts, indent=1) + "\n",
-    }
-    weights = folder / "model.ckpt"
-    # First in is last in place: a folder with weights is a whole folder.
-    with whole_file(weights) as new, ExitStack() as written:
+    texts = (
+        network_yaml(hparams_file, overrides),
+        "".join(label + "\n" for label in labels),
+        json.dumps(facts, indent=1) + "\n",
+    )
+    with whole_files([folder / name for name in FILES]) as (*parts, weights):
         # To a file of its own torch writes otherwise, and names no full disk.
-        with open(new, "wb") as out:
+        with open(weights, "wb") as out:
             torch.save(model.state_dict(), out)
-        for name, text in texts.items():
-            part = written.enter_context(whole_file(folder / name))
+        for part, text in zip(parts, texts, strict=True):
             part.write_text(text, encoding="utf-8")
-        weights.unlink(missing_ok=True)
 
 
 def load_weights(path, module):

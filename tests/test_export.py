@@ -640,6 +640,26 @@ def test_a_full_disk_leaves_the_folder_as_it_was(trained, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "training.json", "model.ckpt"])
+def test_an_interruption_leaves_the_folder_as_it_was(
+    name, trained, monkeypatch
+):
+    replace = os.replace
+
+    def interrupted(source, target):
+        if str(source).endswith(".part") and Path(target).name == name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_trained(trained, YAML, OVERRIDES, tiny_bifsmn(), ["a"], {})
+    assert before == {
+        path.name: path.read_bytes() for path in trained.iterdir()
+    }
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
