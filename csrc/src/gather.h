@@ -16,7 +16,8 @@ struct gather {
     size_t count, pieces, size;
     size_t in_step, in_piece;   /* to what the next row reads, the next piece */
     size_t out_step, out_first; /* to the next row; before its first piece */
-    int run_over; /* the rest of a row, and 15 bytes after, may be overwritten */
+    int run_over; /* whether the rest of a row, and 15 bytes after, may be
+                   * written, too */
 };
 
 /* In bits. */

@@ -226,10 +226,11 @@ NOT_INLINED static void b1_gemm_bits__neon_8x1(size_t M, size_t N, size_t K,
 }
 
 /* Real outputs of one block from its counts, K - 2 d each. */
-NOT_INLINED static void real_outputs__neon(size_t N, size_t n, size_t K, size_t count,
-                               uint32_t d[BLOCK_NEON][TILE_NEON],
-                               const float *affine, float slope, float *stream,
-                               uint64_t *sign)
+NOT_INLINED static void real_outputs__neon(size_t N, size_t n, size_t K,
+                                           size_t count,
+                                           uint32_t d[BLOCK_NEON][TILE_NEON],
+                                           const float *affine, float slope,
+                                           float *stream, uint64_t *sign)
 {
     const int32x4_t inputs = vdupq_n_s32((int32_t)K);
     struct bits bits[2];
@@ -321,8 +322,8 @@ NOT_INLINED static void b1_memory_real__neon_8x1(size_t M, size_t N, size_t taps
 
 /* ---- pointwise 1: 65 to 128 inputs, whole blocks of outputs ---- */
 
-/* The end of a block: v8 to v11, 16 bits of 8 positions each, changed, to a word
- * of each position in `out`, which moves to the next word. */
+/* The end of a block: v8 to v11, 16 bits of 8 positions each, changed, to a
+ * word of each position in `out`, which moves to the next word. */
 #define STORE_BLOCK(change)                                                    \
     change "st4 {v8.8h, v9.8h, v10.8h, v11.8h}, [%[room]]\n"                   \
     "ld1 {v8.2d, v9.2d, v10.2d, v11.2d}, [%[room]]\n"                          \
@@ -987,8 +988,9 @@ static void i8_pack__neon_dot(size_t N, size_t rows, size_t columns,
 
 /* 16 channels at 8 positions, 16 bits of each: 1 where the sum, which starts at
  * `start`, is below zero; after them the second plane's, if there are `more`
- * cuts, two numbers of each channel or NULL. A vector of x has two taps of each position side by
- * side: two products of each add up in 16 bits, two of those sums in 32. */
+ * cuts, two numbers of each channel or NULL. A vector of x has two taps of each
+ * position side by side: two products of each add up in 16 bits, two of those
+ * sums in 32. */
 static inline void conv_tile(const int8x16_t x[14], const int8_t *w,
                              const int32_t *start, const int32_t *more,
                              uint16_t bits[2 * TILE_NEON])

@@ -141,7 +141,8 @@ const void *bifsmn_network_constants(const struct bifsmn *net,
 
 /* One class of [classes][T2][C] in the file, as the stream lies; zeros where
  * that has no meaning. */
-void bifsmn_network_head_row(const struct bifsmn *net, size_t class, float *out);
+void bifsmn_network_head_row(const struct bifsmn *net, size_t class,
+                             float *out);
 
 /* net->features or others [T0][M0] to scores [classes]; hops: after the window
  * of the run before; index: of the depth in the file's list. */

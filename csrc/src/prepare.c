@@ -246,7 +246,8 @@ void bifsmn_network_fill(struct bifsmn *net)
             unpack_set(net, k, set, (uint8_t *)k->data + set * k->size);
 }
 
-void bifsmn_network_head_row(const struct bifsmn *net, size_t class, float *out)
+void bifsmn_network_head_row(const struct bifsmn *net, size_t class,
+                             float *out)
 {
     const struct model *m = &net->model;
     const struct section *s = &m->section[HD_W];
